@@ -1,0 +1,140 @@
+"""The settings of one process: flag > environment (ANLYT_*) > TOML file > default, checked before anything starts.
+
+In: the environment, an optional TOML file, flags. Out: one frozen Settings, or ConfigurationError that names the
+setting, the value and what was expected. This is the only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from anlyt.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX: Final = "ANLYT_"
+CONFIG_VARIABLE: Final = "ANLYT_CONFIG"
+PARTITIONS_MAX: Final = 16
+
+
+class Settings(BaseModel):
+    """Every setting; the variable of `field` is ANLYT_<FIELD>."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_url: SecretStr | None = Field(None, description="postgresql:// address; several hosts may be listed")
+    nats_url: SecretStr | None = Field(None, description="nats:// or tls:// address; several separated by commas")
+    stream: str = Field("MESSAGING", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="name of the JetStream stream")
+    subjects: str = Field("messaging.events.>", description="subjects of the stream; ends in .>")
+    partitions: int = Field(1, ge=1, le=PARTITIONS_MAX, description="parts of the stream counted side by side")
+    ignored_types: tuple[str, ...] = Field((), description="event types (globs, comma-separated) that are skipped")
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217 code all costs are in")
+    max_message_age: timedelta = Field(
+        timedelta(days=7),
+        gt=timedelta(0),
+        le=timedelta(days=60),
+        description="events about messages submitted longer ago are too_late",
+    )
+    batch_events_max: int = Field(10_000, ge=1, le=100_000, description="events counted in one transaction")
+    batch_deadline_s: float = Field(30.0, gt=0, le=600, description="a batch that takes longer is given up and retried")
+    data_dir: Path = Field(Path(".anlyt"), description="where embedded servers keep their data")
+    http_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")
+    http_port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    crash_points: str = Field("", description="tests only: NAME=PROBABILITY,... kills the process at named lines")
+
+    @field_validator("subjects")
+    @classmethod
+    def _subjects_end_open(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.>", value):
+            msg = "must be plain tokens and end in .> (like messaging.events.>)"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("ignored_types", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("max_message_age", mode="before")
+    @classmethod
+    def _read_duration(cls, value: object) -> object:
+        return parse_duration(value) if isinstance(value, str) else value
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and check all settings. `flags` with a value of None were not given.
+
+    Raises ConfigurationError for an unknown name, an invalid value, or an unreadable file.
+    """
+    environment = os.environ if environment is None else environment
+    given: dict[str, Any] = {}
+    path = flags.get("config") or environment.get(CONFIG_VARIABLE)
+    if path:
+        given |= _read_file(Path(str(path)))
+    given |= _read_environment(environment)
+    given |= {name: value for name, value in flags.items() if value is not None and name != "config"}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `15m`, `48h`, `7d` as a timedelta. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
+    if match is None:
+        msg = "must be a number and a unit, like 90s, 15m, 48h or 7d"
+        raise ValueError(msg)
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    found: dict[str, str] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if variable not in known:
+            raise ConfigurationError(f"{variable} is not a setting of anlyt; {_nearest(variable, list(known))}")
+        if value != "":
+            found[known[variable]] = value
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the settings file {path} is not valid TOML: {error}") from None
+    for name in values:
+        if name not in Settings.model_fields:
+            raise ConfigurationError(f"{name} in {path} is not a setting; {_nearest(name, list(Settings.model_fields))}")
+    return values
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    import difflib  # noqa: PLC0415 - only needed to word an error
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"the settings are {', '.join(sorted(known))}"
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])
+    secret = Settings.model_fields[name].annotation if name in Settings.model_fields else None
+    shown = "" if "Secret" in str(secret) else f" is {first['input']!r}, but"
+    return f"{PREFIX}{name.upper()}{shown} {first['msg'].removeprefix('Value error, ')}"

@@ -48,7 +48,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(Path(".anlyt"), description="where embedded servers keep their data")
     http_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")
     http_port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
-    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto is console on a terminal, else json")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto is console on a terminal, else json"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     crash_points: str = Field("", description="tests only: NAME=PROBABILITY,... kills the process at named lines")
 
@@ -121,7 +123,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"the settings file {path} is not valid TOML: {error}") from None
     for name in values:
         if name not in Settings.model_fields:
-            raise ConfigurationError(f"{name} in {path} is not a setting; {_nearest(name, list(Settings.model_fields))}")
+            raise ConfigurationError(
+                f"{name} in {path} is not a setting; {_nearest(name, list(Settings.model_fields))}"
+            )
     return values
 
 

@@ -1,0 +1,46 @@
+# Every target sets up what it needs; nothing is done twice. Needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-long check gen lock bench clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready ## make .venv with the project and all extras
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anlyt needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup ## the service with embedded servers, sample history and live traffic
+	$(BIN)/anlyt up --demo
+
+test: setup ## all tests that fit in some minutes
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: setup ## the tests that take longer
+	$(BIN)/python -m pytest -m long
+
+check: setup ## format, lint, types, imports, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate.py --check
+
+gen: setup ## write what is generated from sql/schema.sql and the settings
+	$(BIN)/python tools/generate.py
+
+bench: setup ## measure, print a table, write JSON
+	$(BIN)/python bench/run.py
+
+lock: setup ## pin requirements.txt anew (needs uv on the PATH)
+	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
+
+clean: ## remove .venv and caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,272 @@
+"""Every metric and every log event of anlyt, named in two tables with its meaning; the docs come from them.
+
+In: what happened, as small calls (`applied`, `retried`, `answered`). Out: Prometheus text from one registry, and log
+lines on stderr: key=value on a terminal, JSON otherwise. A Telemetry is built by the command line and handed on.
+No metric carries an account or operator id. A log line is one line: control characters are escaped; keys and
+passwords that stray into a value are blotted out (I9).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter as Tally
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, assert_never
+
+import structlog
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence, Sized
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "console", "json"]
+Outcome = Literal["counted", "duplicate", "dead_letter", "ignored"]
+
+METRICS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+LOG_VALUE_CHARS_MAX: Final = 8_192  # of one value in a log line; a traceback fits
+UNTYPED: Final = "other"  # type label of what never became an event: dead letters and ignored types
+_MICROSECONDS: Final = 1_000_000
+_HTTP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_BATCH_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metric(Struct, frozen=True):
+    """One metric: its Prometheus type, labels, meaning, and for a histogram its bounds in seconds."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+
+METRICS: Final[Mapping[str, Metric]] = {
+    "anlyt_events_total": Metric(
+        "counter",
+        ("type", "outcome"),
+        "Events by what became of them: counted, duplicate, dead_letter or ignored (the last two as type other).",
+    ),
+    "anlyt_batches_total": Metric("counter", (), "Batches committed, each in one database transaction."),
+    "anlyt_batch_seconds": Metric(
+        "histogram", (), "Time from the start of a batch's transaction to its end.", _BATCH_BUCKETS_S
+    ),
+    "anlyt_complete_through_timestamp_seconds": Metric(
+        "gauge", ("partition",), "Everything published to the partition before this instant has been counted."
+    ),
+    "anlyt_partition_owned": Metric("gauge", ("partition",), "1 while this process counts the partition, else 0."),
+    "anlyt_retries_total": Metric("counter", ("cause",), "Times work was given up and started again, by its cause."),
+    "anlyt_lost_messages_total": Metric(
+        "counter", (), "Messages that the stream dropped before they were counted: its limits are too tight."
+    ),
+    "anlyt_late_second_counts_total": Metric(
+        "counter", (), "Arrivals more than 6 h after their second; a peak_tps may be under-reported by them."
+    ),
+    "anlyt_http_requests_total": Metric("counter", ("route", "status"), "HTTP requests answered."),
+    "anlyt_http_request_seconds": Metric("histogram", ("route",), "Time to answer an HTTP request.", _HTTP_BUCKETS_S),
+    "anlyt_job_runs_total": Metric("counter", ("job", "outcome"), "Runs of the periodic jobs: ok or failed."),
+    "anlyt_partition_runway_seconds": Metric(
+        "gauge", ("table",), "Time until a partitioned table has no partition for new rows."
+    ),
+}
+
+LOG_EVENTS: Final[Mapping[str, str]] = {
+    "api-listening": "The API takes requests at `url`.",
+    "api-stopped": "The API has answered what it had taken on and closed.",
+    "http-answered": "One request: method, route, status, seconds, and the public id of the key.",
+    "http-failed": "A request met an error of ours; the traceback is in the line, the caller got a plain 500.",
+    "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
+    "stream-made": "The JetStream stream was missing and has been created.",
+    "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
+    "partition-owned": "This worker counts the partition from now on.",
+    "partition-retry": "A server failed under a partition; it starts again from its position.",
+    "balance-failed": "The partitions could not be shared out; tried again in a moment.",
+    "messages-lost": "The stream dropped messages before they were read: raise its limits.",
+    "cost-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
+}
+
+
+class _Typed(Protocol):  # the three protocols stand for records of modules above this one, which it may not import
+    @property
+    def type(self) -> str: ...
+
+
+class _Decoded(Protocol):
+    @property
+    def events(self) -> Sequence[_Typed]: ...
+    @property
+    def letters(self) -> Sized: ...
+    @property
+    def ignored(self) -> int: ...
+
+
+class _Position(Protocol):
+    @property
+    def complete_through(self) -> int | None: ...
+
+
+class _Applied(Protocol):
+    @property
+    def position(self) -> _Position: ...
+    @property
+    def counted_types(self) -> Mapping[str, int]: ...
+    @property
+    def dead_letters(self) -> int: ...
+    @property
+    def late_seconds(self) -> int: ...
+
+
+class Telemetry:
+    """The metrics of one process, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._events = self._counter("anlyt_events_total")
+        self._batches = self._counter("anlyt_batches_total")
+        self._batch_seconds = self._histogram("anlyt_batch_seconds")
+        self._complete_through = self._gauge("anlyt_complete_through_timestamp_seconds")
+        self._owned = self._gauge("anlyt_partition_owned")
+        self._retries = self._counter("anlyt_retries_total")
+        self._lost = self._counter("anlyt_lost_messages_total")
+        self._late = self._counter("anlyt_late_second_counts_total")
+        self._requests = self._counter("anlyt_http_requests_total")
+        self._request_seconds = self._histogram("anlyt_http_request_seconds")
+        self._job_runs = self._counter("anlyt_job_runs_total")
+        self._runway = self._gauge("anlyt_partition_runway_seconds")
+
+    def applied(self, partition: str, decoded: _Decoded, applied: _Applied, *, seconds: float) -> None:
+        """A batch was committed. What was read of a type and not counted was a duplicate."""
+        for kind, read in Tally(event.type for event in decoded.events).items():
+            counted = applied.counted_types.get(kind, 0)
+            self._add_events(kind, "counted", counted)
+            self._add_events(kind, "duplicate", read - counted)
+        self._add_events(UNTYPED, "dead_letter", applied.dead_letters)
+        self._add_events(UNTYPED, "ignored", decoded.ignored)
+        self._batches.inc()
+        self._batch_seconds.observe(seconds)
+        self._late.inc(applied.late_seconds)
+        if applied.position.complete_through is not None:
+            self._complete_through.labels(partition).set(applied.position.complete_through / _MICROSECONDS)
+
+    def owned(self, partition: str, *, owned: bool) -> None:
+        """This process began or ceased to count a partition."""
+        self._owned.labels(partition).set(owned)
+
+    def retried(self, cause: str) -> None:
+        """Work was given up and starts again. `cause` is the name of an error class."""
+        self._retries.labels(cause).inc()
+
+    def lost(self, messages: int) -> None:
+        """The stream dropped messages before they were counted."""
+        self._lost.inc(messages)
+
+    def answered(self, route: str, status: int, *, seconds: float) -> None:
+        """An HTTP request was answered. `route` is the route's pattern, never the path that was asked for."""
+        self._requests.labels(route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def job_ran(self, job: str, outcome: Literal["ok", "failed"]) -> None:
+        """A periodic job ended."""
+        self._job_runs.labels(job, outcome).inc()
+
+    def runway(self, table: str, *, seconds: float) -> None:
+        """Partitions of a table reach this far ahead."""
+        self._runway.labels(table).set(seconds)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format (METRICS_CONTENT_TYPE)."""
+        return generate_latest(self.registry)
+
+    def _add_events(self, kind: str, outcome: Outcome, count: int) -> None:
+        if count:
+            self._events.labels(kind, outcome).inc(count)
+
+    def _counter(self, name: str) -> Counter:
+        metric = METRICS[name]
+        return Counter(name, metric.meaning, metric.labels, registry=self.registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        metric = METRICS[name]
+        return Gauge(name, metric.meaning, metric.labels, registry=self.registry)
+
+    def _histogram(self, name: str) -> Histogram:
+        metric = METRICS[name]
+        return Histogram(name, metric.meaning, metric.labels, registry=self.registry, buckets=metric.buckets)
+
+
+# ---------------------------------------------------------------------------------------------------------------- logs
+
+
+def configure_logs(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
+    """Send structlog and the standard library's logs through one renderer to `stream` (stderr), one event a line.
+
+    `level` is debug, info, warning or error. Called once by the command line, before anything else.
+    """
+    handler = logging.StreamHandler(stream)  # None is stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            guard_values,
+            _renderer(log_format, stream),
+        ],
+    )
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def guard_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make every value safe to print: secrets blotted out, control characters escaped, length bounded."""
+    return {name: guard_value(value) for name, value in event.items()}
+
+
+def guard_value(value: object) -> object:
+    """One value as it may stand in a log line. Numbers and None stay what they are."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    if len(text) > LOG_VALUE_CHARS_MAX:
+        text = f"{text[:LOG_VALUE_CHARS_MAX]}... ({len(text)} characters)"
+    text = _URL_PASSWORD.sub(r"\1***@", _API_KEY.sub(r"\1***", text))
+    return _CONTROL.sub(_escape, text)
+
+
+_API_KEY: Final = re.compile(r"(anlyt_[0-9a-z]+_)[0-9A-Za-z]+")
+_URL_PASSWORD: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]*@")
+# The renderers escape line feeds themselves, so that tools can show a traceback as it was.
+_CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def _renderer(log_format: LogFormat, stream: TextIO) -> Processor:
+    match log_format:
+        case "auto":
+            return _renderer("console" if stream.isatty() else "json", stream)
+        case "console":
+            return structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
+        case "json":
+            return structlog.processors.JSONRenderer()
+        case _:
+            assert_never(log_format)

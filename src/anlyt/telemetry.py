@@ -260,10 +260,10 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
-def _renderer(log_format: LogFormat, stream: TextIO) -> Processor:
+def _renderer(log_format: LogFormat, *, terminal: bool) -> Processor:
     match log_format:
         case "auto":
-            return _renderer("console" if stream.isatty() else "json", stream)
+            return _renderer("console" if terminal else "json", terminal=terminal)
         case "console":
             return structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
         case "json":

@@ -217,7 +217,7 @@ def configure_logs(log_format: LogFormat, level: str, *, stream: TextIO | None =
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             guard_values,
-            _renderer(log_format, stream),
+            _renderer(log_format, terminal=handler.stream.isatty()),
         ],
     )
     handler.setFormatter(formatter)

@@ -1,0 +1,484 @@
+"""The stream: made or checked at start, read in order without acks, published to with acknowledgements.
+
+Reading keeps no state in NATS that matters: an ephemeral pull consumer without acks delivers from the position that
+PostgreSQL holds, and is thrown away at the first doubt (I4). Every message says its place in the consumer's own
+sequence, so a hole in delivery is seen and never counted over. What may be in flight is bounded by BUFFER_* limits.
+
+The stream is cut into 16 slots by four random binary tokens that the stream puts behind the subject's prefix. A
+partition owns the slots of one branch of that tree, so one wildcard filter reads it, whatever the number of partitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import nats
+import nats.errors
+from msgspec import Struct
+
+from anlyt.errors import ConfigurationError, StreamUnavailable
+from anlyt.events import DAY_US, SECOND_US, Message, format_instant, parse_instant
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+SLOT_BITS: Final = 4
+SLOTS: Final = 1 << SLOT_BITS
+CONNECT_TIMEOUT_S: Final = 5
+REQUEST_TIMEOUT_S: Final = 5.0
+PULL_MESSAGES_MAX: Final = 5_000  # one pull request
+PULL_BYTES_MAX: Final = 16 * 1_048_576
+PULL_EXPIRES_S: Final = 5
+PULL_GRACE_S: Final = 5  # silence this long after a pull should have ended means the consumer is gone
+BUFFER_MESSAGES_MAX: Final = 20_000  # read and not yet taken, pulls in flight included
+BUFFER_BYTES_MAX: Final = 32 * 1_048_576
+CONSUMER_IDLE_S: Final = 60  # nats-server forgets a consumer nobody has asked for this long
+STREAM_MAX_AGE_US: Final = 7 * DAY_US
+DUPLICATE_WINDOW_S: Final = 120
+NOT_FOUND: Final = 404
+_ACK_TOKENS_V1: Final = 9  # $JS.ACK.stream.consumer.delivered.stream_seq.consumer_seq.time.pending
+_ACK_SHIFT_V2: Final = 2  # v2 has the domain and the account in front of them
+
+
+class StreamInfo(Struct, frozen=True):
+    """The stream as nats-server describes it; instants in microseconds since 1970 UTC."""
+
+    created: int
+    first_seq: int
+    last_seq: int
+    last_published: int
+    messages: int
+    now: int  # the server's clock when it answered
+    config: dict[str, Any]
+
+
+class Outgoing(Struct, frozen=True):
+    """One message to publish."""
+
+    subject: str
+    body: bytes
+    headers: dict[str, str]
+
+
+class Published(Struct, frozen=True):
+    """What JetStream said: stored anew, and known already by their Nats-Msg-Id."""
+
+    stored: int
+    known: int
+
+
+class JetStreamError(StreamUnavailable):
+    """JetStream refused a request."""
+
+    def __init__(self, action: str, code: int, description: str) -> None:
+        super().__init__(f"JetStream refused {action}: {description} (code {code})")
+        self.code = code
+
+
+# ---------------------------------------------------------------------------------------------------- connection, API
+
+
+async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
+    """A connection that reconnects by itself for ever. Raises StreamUnavailable when the first attempt fails."""
+
+    async def disconnected() -> None:
+        if on_disconnect is not None:
+            on_disconnect()
+
+    async def errored(error: Exception) -> None:  # told by the calls it breaks; nothing to add here
+        del error
+
+    try:
+        return await nats.connect(
+            url.split(","),
+            name=name,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            disconnected_cb=disconnected,
+            error_cb=errored,
+        )
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        raise StreamUnavailable(
+            f"NATS at {_without_secret(url)} cannot be reached: {error or type(error).__name__}"
+        ) from None
+
+
+async def request(nc: Client, api: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One call of the JetStream API. Raises JetStreamError when refused, StreamUnavailable when not answered."""
+    try:
+        reply = await nc.request(f"$JS.API.{api}", json.dumps(body or {}).encode(), timeout=REQUEST_TIMEOUT_S)
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        raise StreamUnavailable(f"JetStream does not answer {api}: {error or type(error).__name__}") from None
+    answer: dict[str, Any] = json.loads(reply.data)
+    if "error" in answer:
+        error = answer["error"]
+        raise JetStreamError(api, error.get("code", 0), error.get("description", "no description"))
+    return answer
+
+
+async def stream_info(nc: Client, stream: str) -> StreamInfo:
+    """What the stream holds now. Raises JetStreamError with code 404 when there is none."""
+    answer = await request(nc, f"STREAM.INFO.{stream}")
+    state = answer["state"]
+    return StreamInfo(
+        created=parse_instant(answer["created"]),
+        first_seq=state["first_seq"],
+        last_seq=state["last_seq"],
+        last_published=max(0, parse_instant(state["last_ts"])),
+        messages=state["messages"],
+        now=parse_instant(answer["ts"]),
+        config=answer["config"],
+    )
+
+
+async def published_at(nc: Client, stream: str, sequence: int) -> int | None:
+    """JetStream time of one message; None when the stream does not hold it any more."""
+    try:
+        answer = await request(nc, f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+    except JetStreamError as error:
+        if error.code == NOT_FOUND:
+            return None
+        raise
+    return parse_instant(answer["message"]["time"])
+
+
+async def ensure_stream(nc: Client, stream: str, subjects: str) -> tuple[StreamInfo, bool]:
+    """The stream, made if it is missing (True). An existing one is left as it is; ConfigurationError if it cannot serve."""
+    try:
+        info, made = await stream_info(nc, stream), False
+    except JetStreamError as error:
+        if error.code != NOT_FOUND:
+            raise
+        await _create_stream(nc, stream, subjects)
+        info, made = await stream_info(nc, stream), True
+    for problem in stream_problems(info.config, subjects):
+        if problem.startswith("must"):
+            raise ConfigurationError(f"stream {stream} {problem}")
+    return info, made
+
+
+async def _create_stream(nc: Client, stream: str, subjects: str) -> None:
+    config = {
+        "name": stream,
+        "subjects": [subjects],
+        "retention": "limits",
+        "discard": "new",
+        "storage": "file",
+        "num_replicas": 1,
+        "max_age": STREAM_MAX_AGE_US * 1000,
+        "duplicate_window": DUPLICATE_WINDOW_S * 1_000_000_000,
+        "allow_direct": True,
+        "subject_transform": slot_transform(subjects),
+    }
+    try:
+        await request(nc, f"STREAM.CREATE.{stream}", config)
+    except JetStreamError as error:  # two processes found it missing at the same time
+        if "already in use" not in str(error):
+            raise
+
+
+def stream_problems(config: dict[str, Any], subjects: str) -> list[str]:
+    """What is wrong with a stream: `must ...` makes it useless here, `should ...` weakens a promise."""
+    problems: list[str] = []
+    if config.get("retention", "limits") != "limits":
+        problems.append(
+            f"must have limits retention, not {config['retention']}: messages have to stay when they are read"
+        )
+    if not _covers(config.get("subjects", []), subjects):
+        problems.append(f"must take in {subjects}, but takes {', '.join(config.get('subjects', [])) or 'nothing'}")
+    if config.get("storage") != "file":
+        problems.append("should use file storage: messages in memory are gone when nats-server stops")
+    if config.get("discard") != "new" and (config.get("max_bytes", -1) > 0 or config.get("max_msgs", -1) > 0):
+        problems.append("should discard new: when full it drops messages that were not counted yet")
+    if 0 < config.get("max_age", 0) < 2 * DAY_US * 1000:
+        problems.append(
+            "should keep messages for at least 48 h (max_age), so that an outage of a weekend loses nothing"
+        )
+    if config.get("max_msgs_per_subject", -1) > 0:
+        problems.append("should not limit messages per subject: older ones are dropped before they are counted")
+    return problems
+
+
+def _covers(subjects: list[str], wanted: str) -> bool:
+    return any(s == ">" or s == wanted or (s.endswith(".>") and wanted.startswith(s[:-1])) for s in subjects)
+
+
+# ------------------------------------------------------------------------------------------------------- partitions
+
+
+def slot_transform(subjects: str) -> dict[str, str]:
+    """The stream's subject transform: four random binary tokens behind the prefix."""
+    prefix = subjects.removesuffix(">")
+    return {"src": subjects, "dest": prefix + "{{random(2)}}." * SLOT_BITS + ">"}
+
+
+def partition_branches(partitions: int) -> list[str]:
+    """The branches of the slot tree that `partitions` partitions own: '' is all of it, '01' a quarter."""
+    assert 1 <= partitions <= SLOTS  # noqa: S101 - settings refuse anything else
+    branches = [""]
+    while len(branches) < partitions:
+        widest = min(branches, key=lambda branch: (len(branch), branch))
+        branches.remove(widest)
+        branches += [widest + "0", widest + "1"]
+    return sorted(branches)
+
+
+def slots_of(branch: str) -> list[int]:
+    """The slots, 0..15, of a branch."""
+    return [slot for slot in range(SLOTS) if f"{slot:0{SLOT_BITS}b}".startswith(branch)]
+
+
+def branch_filter(branch: str, subjects: str) -> str | None:
+    """The consumer's subject filter for a branch; None for all of the stream, tokens or not."""
+    if not branch:
+        return None
+    return subjects.removesuffix(">") + "".join(f"{bit}." for bit in branch) + ">"
+
+
+def has_slots(config: dict[str, Any], subjects: str) -> bool:
+    """Whether the stream puts our slot tokens into subjects; without them it can only be read as one partition."""
+    transform = config.get("subject_transform") or {}
+    wanted = slot_transform(subjects)
+    return {name: transform.get(name) for name in wanted} == wanted
+
+
+def published_subject(stored: str, subjects: str, *, slotted: bool) -> str:
+    """The subject the producer published to: the stored one without the slot tokens."""
+    prefix = subjects.removesuffix(">")
+    tokens = stored.removeprefix(prefix).split(".")
+    if not slotted or not stored.startswith(prefix) or len(tokens) <= SLOT_BITS:
+        return stored
+    return prefix + ".".join(tokens[SLOT_BITS:])
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+class Reader:
+    """Reads a stream (or one branch) in order from a sequence on. Opened with `open_reader`, closed with `close`.
+
+    Any doubt (a hole in the consumer's sequence, silence, a lost connection) raises StreamUnavailable from `take`; the
+    caller closes this reader and opens a new one from the position in PostgreSQL.
+    """
+
+    def __init__(self, nc: Client, stream: str, consumer: str, *, resume_after: int) -> None:
+        self.resume_after = resume_after  # the stream sequence this reader starts behind
+        self.server_pending = 1  # messages the server had left when it sent the last one taken
+        self._nc = nc
+        self._stream = stream
+        self._consumer = consumer
+        self._inbox = nc.new_inbox()
+        self._subscription: Subscription | None = None
+        self._buffer: deque[Msg] = deque()
+        self._buffer_bytes = 0
+        self._asked = 0  # messages asked for and not yet arrived
+        self._consumer_seq = 0  # of the last message taken
+        self._arrived = asyncio.Event()
+        self._heard_at = 0.0
+        self._broken: str | None = None
+
+    async def start(self) -> None:
+        """Subscribe; called once by open_reader."""
+        self._subscription = await self._nc.subscribe(
+            self._inbox, cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        self._heard_at = asyncio.get_running_loop().time()
+
+    async def close(self) -> None:
+        """Leave the consumer to nats-server, which forgets it, and drop what was read ahead."""
+        if self._subscription is not None and not self._nc.is_closed:
+            try:
+                await self._subscription.unsubscribe()
+                await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}")
+            except (OSError, nats.errors.Error):
+                pass  # the connection is gone, and the subscription with it
+        self._buffer.clear()
+
+    def mark_broken(self, cause: str) -> None:
+        """Make the next `take` raise: the connection was lost."""
+        self._broken = self._broken or cause
+        self._arrived.set()
+
+    async def take(self, messages_max: int, *, bytes_max: int, wait_s: float) -> list[Message]:
+        """The next messages in stream order, as soon as there is one; [] after `wait_s` without any.
+
+        At most `messages_max`, and no further one once their bodies have `bytes_max` bytes.
+        """
+        await self._pull()
+        if not self._buffer and self._broken is None:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                self._check_heard()
+        if self._broken is not None:
+            raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
+        taken: list[Message] = []
+        bytes_taken = 0
+        while self._buffer and len(taken) < messages_max and bytes_taken < bytes_max:
+            message = self._message(self._buffer.popleft())
+            bytes_taken += len(message.body)
+            taken.append(message)
+        await self._pull()
+        return taken
+
+    async def caught_up(self) -> StreamInfo | None:
+        """The stream's head, if every message of this branch up to it has been taken; else None."""
+        head = await stream_info(self._nc, self._stream)
+        info = await request(self._nc, f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        done = info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == self._consumer_seq
+        return head if done and not self._buffer else None
+
+    async def _pull(self) -> None:
+        """Keep pull requests open for as much as the buffer may still take."""
+        bytes_max = max(PULL_BYTES_MAX, 2 * self._nc.max_payload)
+        while self._asked + len(self._buffer) + PULL_MESSAGES_MAX <= BUFFER_MESSAGES_MAX:
+            if self._asked and self._buffer_bytes + bytes_max > BUFFER_BYTES_MAX:
+                return
+            if self._buffer_bytes > BUFFER_BYTES_MAX:
+                return
+            body = {"batch": PULL_MESSAGES_MAX, "expires": PULL_EXPIRES_S * 1_000_000_000, "max_bytes": bytes_max}
+            if self._asked == 0:
+                self._heard_at = asyncio.get_running_loop().time()
+            self._asked += PULL_MESSAGES_MAX
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+            try:
+                await self._nc.publish(subject, json.dumps(body).encode(), reply=self._inbox)
+            except (OSError, nats.errors.Error) as error:
+                raise StreamUnavailable(f"NATS connection lost: {error}") from None
+
+    async def _receive(self, msg: Msg) -> None:
+        if not msg.reply:
+            self._end_pull(msg.headers or {})
+            return
+        self._asked -= 1
+        self._buffer.append(msg)
+        self._buffer_bytes += len(msg.data)
+        if not self._arrived.is_set():
+            self._arrived.set()
+
+    def _end_pull(self, headers: dict[str, str]) -> None:
+        """A pull ended before it was full: its time or its bytes were up, or the consumer is gone."""
+        self._heard_at = asyncio.get_running_loop().time()
+        status, description = headers.get("Status", ""), headers.get("Description", "")
+        if status in {"404", "408"} or "MaxBytes" in description or "Batch Completed" in description:
+            self._asked -= int(headers.get("Nats-Pending-Messages", 0))
+        else:
+            self.mark_broken(f"{status} {description}".strip())
+        self._arrived.set()
+
+    def _check_heard(self) -> None:
+        silence = asyncio.get_running_loop().time() - self._heard_at
+        if self._asked and silence > PULL_EXPIRES_S + PULL_GRACE_S:
+            self.mark_broken(f"nothing heard for {silence:.0f} s")
+
+    def _message(self, msg: Msg) -> Message:
+        tokens = msg.reply.split(".")
+        if len(tokens) > _ACK_TOKENS_V1:
+            tokens = tokens[_ACK_SHIFT_V2:]
+        consumer_seq = int(tokens[6])
+        if consumer_seq != self._consumer_seq + 1:
+            self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
+            raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
+        self._consumer_seq = consumer_seq
+        self._buffer_bytes -= len(msg.data)
+        self._heard_at = asyncio.get_running_loop().time()
+        self.server_pending = int(tokens[8])
+        return Message(msg.subject, msg.headers, msg.data, int(tokens[5]), int(tokens[7]) // 1000)
+
+
+async def open_reader(
+    nc: Client, stream: str, *, subject: str | None, after: int | None = None, since: int = 0
+) -> Reader:
+    """A reader of `subject` (None: everything) that starts behind sequence `after`, or, when None, at instant `since`."""
+    name = f"anlyt-{secrets.token_hex(6)}"
+    config: dict[str, Any] = {
+        "name": name,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": CONSUMER_IDLE_S * 1_000_000_000,
+        "max_waiting": 2 * BUFFER_MESSAGES_MAX // PULL_MESSAGES_MAX,
+    }
+    if after is None:
+        config |= {"deliver_policy": "by_start_time", "opt_start_time": format_instant(since)}
+    else:
+        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+    if subject is not None:
+        config["filter_subject"] = subject
+    api = f"CONSUMER.CREATE.{stream}.{name}"
+    answer = await request(nc, api, {"stream_name": stream, "config": config, "action": "create"})
+    resume_after = answer["delivered"]["stream_seq"] if after is None else after
+    reader = Reader(nc, stream, name, resume_after=resume_after)
+    await reader.start()
+    return reader
+
+
+# -------------------------------------------------------------------------------------------------------- publishing
+
+
+async def publish_all(
+    nc: Client,
+    outgoing: Iterable[Outgoing] | AsyncIterator[Outgoing],
+    *,
+    window: int,
+    on_progress: Callable[[Published], None] | None = None,
+) -> Published:
+    """Publish everything and wait until JetStream has it all; at most `window` without an answer at any time.
+
+    Raises StreamUnavailable when a message is refused or not acknowledged: publishing the same again is safe, because
+    ids are counted once.
+    """
+    js = nc.jetstream(timeout=REQUEST_TIMEOUT_S, publish_async_max_pending=window)
+    waiting: deque[asyncio.Future[Any]] = deque()
+    stored = known = 0
+
+    async def settle(count: int) -> None:
+        nonlocal stored, known
+        for _ in range(count):
+            try:
+                async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                    ack = await waiting.popleft()
+            except (OSError, nats.errors.Error, TimeoutError) as error:
+                raise StreamUnavailable(f"publishing was not acknowledged: {error or type(error).__name__}") from None
+            known += bool(ack.duplicate)
+            stored += not ack.duplicate
+        if on_progress is not None:
+            on_progress(Published(stored, known))
+
+    try:
+        async for message in _each(outgoing):
+            waiting.append(await js.publish_async(message.subject, message.body, headers=message.headers or None))
+            if len(waiting) >= window:
+                await settle(window // 2 or 1)
+        await settle(len(waiting))
+    except (OSError, nats.errors.Error) as error:
+        raise StreamUnavailable(f"publishing failed: {error or type(error).__name__}") from None
+    return Published(stored, known)
+
+
+async def _each(outgoing: Iterable[Outgoing] | AsyncIterator[Outgoing]) -> AsyncIterator[Outgoing]:
+    if hasattr(outgoing, "__aiter__"):
+        async for message in outgoing:  # pyright: ignore[reportGeneralTypeIssues] - told apart by __aiter__
+            yield message
+    else:
+        for message in outgoing:  # pyright: ignore[reportGeneralTypeIssues] - told apart by __aiter__
+            yield message
+
+
+def _without_secret(url: str) -> str:
+    """The servers of a NATS address, without user, password or token."""
+    return ",".join(part.rpartition("@")[2].rpartition("//")[2] for part in url.split(","))

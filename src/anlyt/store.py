@@ -1,0 +1,329 @@
+"""One batch, one transaction: position, ids, roll-ups, working tables and dead letters together, or nothing (I3).
+
+In: what was read (Decoded) and where it was read from (Position). Out: the same facts in the `anlyt` schema, and the
+new Position. The position's update is the fence: it hits its rows only if nobody else has moved them (I4). Ids already
+in processed_events lose here, whoever brought them (I2). Rows are locked in one global order everywhere: position, ids,
+seconds, then the tables, ACCOUNT before OPERATOR before PLATFORM, so that workers never deadlock (I5).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from anlyt.errors import PositionMoved
+from anlyt.events import SECOND_US, Decoded, Event, Letter, Message, to_datetime, to_instant
+from anlyt.postgres import sql
+from anlyt.rollup import Cell, Deltas, Key, bucket_day, bucket_hour, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from asyncpg import Connection
+
+    from anlyt.crash import CrashPoints
+    from anlyt.jetstream import StreamInfo
+
+RESUME_MARGIN_US: Final = 10 * 60 * SECOND_US  # read again this much when a position no longer fits the stream
+
+
+class Position(Struct, frozen=True):
+    """How far one partition has been counted; instants in microseconds since 1970 UTC."""
+
+    stream: str
+    slots: tuple[int, ...]
+    last_seq: int
+    last_published: int | None  # of message last_seq, when known
+    complete_through: int | None
+    stream_created: int
+
+
+class Batch(Struct, frozen=True):
+    """What was read behind a position, decoded, and where that leaves it."""
+
+    messages: list[Message]
+    decoded: Decoded
+    last_seq: int
+    last_published: int | None
+    complete_through: int
+
+
+class Applied(Struct, frozen=True):
+    """What became of a batch."""
+
+    position: Position
+    counted_types: dict[str, int]
+    duplicates: int
+    dead_letters: int
+    late_seconds: int
+
+
+class Resume(Struct, frozen=True):
+    """Where reading starts: the position, and an instant instead when its sequence means nothing any more."""
+
+    position: Position
+    since: int | None  # read from this instant on; None: from position.last_seq + 1
+    lost: int  # messages the stream dropped before they were read
+
+
+async def open_position(
+    conn: Connection, stream: str, slots: tuple[int, ...], info: StreamInfo, *, seen: int | None
+) -> Resume:
+    """The position of a partition, its slots aligned, checked against the stream.
+
+    `seen` is the JetStream time of the message at the lowest last_seq, None when the stream no longer holds it. Slots
+    that differ (the number of partitions changed) all go back to the lowest: what is read twice is counted once.
+    """
+    async with conn.transaction():
+        created = to_datetime(info.created)
+        await conn.execute(sql("ingest/add_positions"), stream, slots, info.first_seq - 1, created)
+        rows = await conn.fetch(sql("ingest/read_positions"), stream, slots)
+        lowest = min(rows, key=lambda row: row["last_seq"])
+        known = [to_instant(row["complete_through"]) for row in rows if row["complete_through"] is not None]
+        position = Position(
+            stream=stream,
+            slots=slots,
+            last_seq=lowest["last_seq"],
+            last_published=to_instant(lowest["last_published_at"]) if lowest["last_published_at"] else None,
+            complete_through=min(known) if len(known) == len(rows) else None,
+            stream_created=to_instant(rows[0]["stream_created_at"]),
+        )
+        replaced = any(row["stream_created_at"] != created for row in rows)
+        rewound = position.last_seq > info.last_seq
+        rewritten = None not in (seen, position.last_published) and seen != position.last_published
+        if replaced or rewound or rewritten:
+            anchor = position.complete_through or position.last_published or 0
+            return Resume(position, max(0, anchor - RESUME_MARGIN_US), 0)
+        lost = max(0, info.first_seq - position.last_seq - 1)
+        if lost or len({row["last_seq"] for row in rows}) > 1:
+            position = await _align(conn, position, position.last_seq + lost, info.created, lost)
+        return Resume(position, None, lost)
+
+
+async def lowest_position(conn: Connection, stream: str, slots: tuple[int, ...]) -> int | None:
+    """The sequence a partition will resume behind; None before its first start."""
+    last_seq: int | None = await conn.fetchval(sql("ingest/lowest_position"), stream, slots)
+    return last_seq
+
+
+async def reset_position(conn: Connection, position: Position, *, last_seq: int, stream_created: int) -> Position:
+    """Put a partition's position where reading resumes in a stream that was recreated or restored."""
+    async with conn.transaction():
+        await conn.fetch(sql("ingest/read_positions"), position.stream, position.slots)
+        return await _align(conn, position, last_seq, stream_created, 0)
+
+
+async def _align(conn: Connection, position: Position, last_seq: int, stream_created: int, lost: int) -> Position:  # noqa: PLR0917 - a row
+    await conn.execute(
+        sql("ingest/align_positions"), position.stream, position.slots, last_seq, to_datetime(stream_created), lost
+    )
+    known = position.last_published if last_seq == position.last_seq else None
+    return replace(position, last_seq=last_seq, stream_created=stream_created, last_published=known)
+
+
+async def apply(conn: Connection, position: Position, batch: Batch, crash: CrashPoints) -> Applied:
+    """Count one batch in one transaction. Raises PositionMoved when somebody else has counted from `position` on.
+
+    1. move the position (the fence)  2. claim ids, drop what was counted before  3. fold the rest
+    4. add seconds, histograms, roll-ups  5. keep dead letters and totals  6. commit.
+    """
+    async with conn.transaction():
+        moved = await _advance(conn, position, batch)
+        crash.reach("after-position")
+        fresh, duplicates = await _claim(conn, batch.decoded.events)
+        crash.reach("after-claim")
+        deltas = fold(fresh)
+        peaks, late = await _add_seconds(conn, deltas.seconds)
+        crash.reach("after-seconds")
+        await _add_latencies(conn, deltas.latencies)
+        crash.reach("after-histograms")
+        await _add_hourly(conn, deltas, peaks)
+        crash.reach("after-hourly")
+        await _add_daily(conn, deltas, peaks)
+        crash.reach("after-daily")
+        letters = await _keep_letters(conn, position.stream, batch.decoded.letters)
+        await _add_backfills(conn, batch.decoded, fresh)
+        crash.reach("after-letters")
+        if batch.decoded != _NOTHING:
+            totals = (len(fresh), duplicates, letters, batch.decoded.ignored, late)
+            await conn.execute(sql("ingest/add_ingest_totals"), position.stream, position.slots[0], *totals)
+        crash.reach("before-commit")
+    crash.reach("after-commit")
+    return Applied(moved, Counter(event.type for event in fresh), duplicates, letters, late)
+
+
+_NOTHING: Final = Decoded([], [], 0)
+
+
+async def _advance(conn: Connection, position: Position, batch: Batch) -> Position:
+    moved = await conn.fetch(
+        sql("ingest/advance_positions"),
+        position.stream,
+        position.slots,
+        position.last_seq,
+        to_datetime(position.stream_created),
+        batch.last_seq,
+        None if batch.last_published is None else to_datetime(batch.last_published),
+        to_datetime(batch.complete_through),
+    )
+    if len(moved) != len(position.slots):
+        raise PositionMoved(
+            f"slots {position.slots} of {position.stream} are no longer at {position.last_seq}: counted by another worker"
+        )
+    return replace(
+        position,
+        last_seq=batch.last_seq,
+        last_published=batch.last_published,
+        complete_through=max(position.complete_through or 0, batch.complete_through),
+    )
+
+
+async def _claim(conn: Connection, events: Sequence[Event]) -> tuple[list[Event], int]:
+    """The events that were never counted before, once each, and how many were duplicates."""
+    first = {event.key: event for event in reversed(events)}
+    if not first:
+        return [], 0
+    types = [event.type for event in first.values()]
+    claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), list(first), types)
+    fresh = list(first.values()) if claimed is None else [first[key] for key in claimed]
+    return fresh, len(events) - len(fresh)
+
+
+async def _add_seconds(conn: Connection, seconds: Mapping[Key, int]) -> tuple[dict[Key, int], int]:
+    """The touched hours' busiest touched second, and the number of seconds that came late."""
+    if not seconds:
+        return {}, 0
+    rows = await conn.fetch(
+        sql("ingest/add_second_counts"),
+        [key.bucket // SECOND_US for key in seconds],
+        [key.scope for key in seconds],
+        [key.scope_id for key in seconds],
+        list(seconds.values()),
+    )
+    peaks = {Key(row["hour"] * SECOND_US, row["scope"], row["scope_id"]): row["peak_tps"] for row in rows}
+    return peaks, sum(row["late"] for row in rows)
+
+
+async def _add_latencies(conn: Connection, latencies: Mapping[tuple[int, str], Mapping[int, int]]) -> None:
+    flat = [
+        (hour // SECOND_US, who, bucket, n) for (hour, who), counts in latencies.items() for bucket, n in counts.items()
+    ]
+    if flat:
+        await conn.execute(sql("ingest/add_latency_histograms"), *_columns(flat))
+
+
+async def _add_hourly(conn: Connection, deltas: Deltas, peaks: Mapping[Key, int]) -> None:
+    """metrics_hourly, and operator_performance from the same cells."""
+    await _add_metrics(conn, "ingest/add_metrics_hourly", deltas.hourly, peaks)
+    operators = [
+        (
+            hour // SECOND_US,
+            who,
+            c.total,
+            c.delivered,
+            c.failed,
+            c.latency,
+            c.samples,
+            peaks.get((hour, scope, who), 0),
+            c.errors,
+        )
+        for (hour, scope, who), c in deltas.hourly.items()
+        if scope == "OPERATOR"
+    ]
+    if operators:
+        await conn.execute(sql("ingest/add_operator_performance"), *_columns(operators))
+
+
+async def _add_daily(conn: Connection, deltas: Deltas, peaks: Mapping[Key, int]) -> None:
+    """metrics_daily, and account_usage_daily from the same cells."""
+    daily_peaks: defaultdict[Key, int] = defaultdict(int)
+    for (hour, scope, who), peak in peaks.items():
+        day = Key(bucket_day(hour), scope, who)
+        daily_peaks[day] = max(daily_peaks[day], peak)
+    await _add_metrics(conn, "ingest/add_metrics_daily", deltas.daily, daily_peaks)
+    accounts = [
+        (day // SECOND_US, who, c.total, c.delivered, c.failed, c.cost, c.segments)
+        for (day, scope, who), c in deltas.daily.items()
+        if scope == "ACCOUNT"
+    ]
+    if accounts:
+        await conn.execute(sql("ingest/add_account_usage_daily"), *_columns(accounts))
+
+
+async def _add_metrics(conn: Connection, name: str, cells: Mapping[Key, Cell], peaks: Mapping[Key, int]) -> None:
+    rows = [
+        (
+            key[0] // SECOND_US,
+            key[1],
+            key[2],
+            c.total,
+            c.delivered,
+            c.failed,
+            c.cost,
+            c.latency,
+            c.samples,
+            peaks.get(key, 0),
+        )
+        for key, c in cells.items()
+        if c.counts_messages() or key in peaks
+    ]
+    if rows:
+        await conn.execute(sql(name), *_columns(rows))
+
+
+async def _keep_letters(conn: Connection, stream: str, letters: Sequence[Letter]) -> int:
+    """How many letters are new; the others were kept when their message was read before."""
+    if not letters:
+        return 0
+    rows = [
+        (
+            letter.message.sequence,
+            letter.batch_index,
+            to_datetime(letter.message.published),
+            letter.reason,
+            letter.detail,
+            letter.message.subject,
+            json.dumps(letter.message.headers or {}),
+            letter.body,
+        )
+        for letter in letters
+    ]
+    return len(await conn.fetch(sql("ingest/keep_dead_letters"), stream, *_columns(rows)))
+
+
+async def _add_backfills(conn: Connection, decoded: Decoded, fresh: Iterable[Event]) -> None:
+    """Counts by name of load, for the messages that carry one."""
+    hours: defaultdict[str, list[int]] = defaultdict(list)
+    for event in fresh:
+        if event.backfill is not None:
+            hours[event.backfill].append(bucket_hour(event.at))
+    offered: defaultdict[str, int] = defaultdict(int)
+    for event in decoded.events:
+        if event.backfill is not None:
+            offered[event.backfill] += 1
+    letters: defaultdict[str, int] = defaultdict(int)
+    for letter in decoded.letters:
+        if letter.backfill is not None:
+            letters[letter.backfill] += 1
+    rows = [
+        (
+            name,
+            len(hours[name]),
+            offered[name] - len(hours[name]),
+            letters[name],
+            min(hours[name]) // SECOND_US if hours[name] else None,
+            max(hours[name]) // SECOND_US if hours[name] else None,
+        )
+        for name in sorted(offered.keys() | letters.keys())
+    ]
+    if rows:
+        await conn.execute(sql("ingest/add_backfills"), *_columns(rows))
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows turned into one list a column, as unnest takes them."""
+    return [list(column) for column in zip(*rows, strict=True)]

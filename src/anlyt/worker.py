@@ -1,0 +1,404 @@
+"""Count the stream: own partitions, pull, decode, apply; overlap, back-pressure, hand-over.
+
+In: messages of the partitions this worker owns. Out: counted batches, one transaction each (store.apply). A partition is
+owned by whoever holds the advisory locks of its slots; the locks only save work, the fence in the position update is
+what exactness relies on (I4). While PostgreSQL applies one batch the next is read and decoded. Anything that goes wrong
+with a server ends the partition's task; it starts again from the position in PostgreSQL, so an unknown outcome of a
+COMMIT needs no guess. Workers share the partitions evenly and hand them over within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import zlib
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from anlyt import jetstream, store
+from anlyt.errors import DatabaseUnavailable, Retry
+from anlyt.events import DAY_US, SECOND_US, Decoded, Decoder, Event, Letter, Message, Rules, to_datetime
+from anlyt.postgres import connect, ensure_partitions, sql, unavailable
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+    from nats.aio.client import Client
+
+    from anlyt.crash import CrashPoints
+    from anlyt.settings import Settings
+    from anlyt.telemetry import Telemetry
+
+BATCH_BYTES_MAX: Final = 8 * 1_048_576
+DECODE_CHUNK: Final = 500  # messages decoded before other tasks get a turn
+TAKE_WAIT_S: Final = 0.2
+LINGER_S: Final = (
+    0.04  # least time between two batches unless one is full: many small commits cost more than they bring
+)
+HEAD_PERIOD_S: Final = 1.0  # how often an idle partition moves its position to the stream's head
+BALANCE_PERIOD_S: Final = 1.0
+IDLE_PERIOD_S: Final = 0.1  # the same while waiting for the end of the stream
+BACKOFF_MIN_S: Final = 0.2
+BACKOFF_MAX_S: Final = 5.0
+STOP_LIMIT_S: Final = 12.0  # a batch that has not finished this long after the stop is left to be read again
+PRESENCE_KEY: Final = -1  # advisory lock every worker shares, so that they can count each other
+
+log = structlog.get_logger("anlyt.worker")
+
+
+class Context(Struct, frozen=True):
+    """What every part of one worker process uses."""
+
+    settings: Settings
+    nc: Client
+    telemetry: Telemetry
+    crash: CrashPoints
+    stop: asyncio.Event
+
+    @property
+    def database_url(self) -> str:
+        """The database address; the worker is not started without one."""
+        assert self.settings.database_url is not None  # the command line checks it
+        return self.settings.database_url.get_secret_value()
+
+    @property
+    def lock_class(self) -> int:
+        """First key of this stream's advisory locks: a signed 32-bit hash of its name."""
+        return zlib.crc32(self.settings.stream.encode()) - 2**31
+
+
+class Lane:
+    """One owned partition: its task, its stop signal and the reader that a lost connection has to break."""
+
+    def __init__(self, branch: str) -> None:
+        self.branch = branch
+        self.slots = tuple(jetstream.slots_of(branch))
+        self.stop = asyncio.Event()
+        self.owned = False
+        self.reader: jetstream.Reader | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+async def run(
+    settings: Settings, *, telemetry: Telemetry, crash: CrashPoints, stop: asyncio.Event, until_idle: bool = False
+) -> None:
+    """Count until `stop` is set, or, with `until_idle`, until the stream's present end has been counted.
+
+    Raises Retry when a server cannot be reached at the start; later on the worker waits for it to come back.
+    """
+    assert settings.nats_url is not None  # the command line checks it
+    lanes: dict[str, Lane] = {}
+
+    def disconnected() -> None:
+        for lane in lanes.values():
+            if lane.reader is not None:
+                lane.reader.mark_broken("the connection to NATS was lost")
+
+    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-worker", on_disconnect=disconnected)
+    context = Context(settings, nc, telemetry, crash, stop)
+    try:
+        info, made = await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+        if made:
+            log.info("stream-made", stream=settings.stream, subjects=settings.subjects)
+        branches = _branches(settings, info)
+        await _supervise(context, branches, lanes, end=info.last_seq if until_idle else None)
+    finally:
+        await _stop_lanes(list(lanes.values()))
+        with suppress(Exception):
+            await nc.close()
+
+
+def _branches(settings: Settings, info: jetstream.StreamInfo) -> list[str]:
+    partitions = settings.partitions
+    if partitions > 1 and not jetstream.has_slots(info.config, settings.subjects):
+        transform = jetstream.slot_transform(settings.subjects)
+        log.warning(
+            "stream-without-slots",
+            stream=settings.stream,
+            partitions=1,
+            remedy=f"set its subject transform to {transform}",
+        )
+        partitions = 1
+    return jetstream.partition_branches(partitions)
+
+
+# -------------------------------------------------------------------------------------------------------- supervision
+
+
+async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lane], *, end: int | None) -> None:
+    """Keep a fair share of the partitions running. `end`: return when every slot has been counted up to there."""
+    conn: Connection | None = None
+    failures = 0
+    period = BALANCE_PERIOD_S if end is None else IDLE_PERIOD_S
+    started = False
+    while not context.stop.is_set():
+        try:
+            if conn is None:
+                conn = await connect(context.database_url, application="anlyt-worker")
+                with unavailable():
+                    await conn.execute(sql("ingest/lock_presence"), context.lock_class, PRESENCE_KEY)
+            with unavailable():
+                if end is not None and await _all_counted(conn, context.settings.stream, end):
+                    break
+                await _balance(context, conn, branches, lanes)
+            failures, started = 0, True
+        except Retry as error:
+            if not started:
+                raise
+            log.warning("balance-failed", cause=str(error))
+            failures += 1
+            if conn is not None:
+                conn.terminate()
+                conn = None
+        await _wait(context.stop, period if failures == 0 else _backoff(failures))
+    await _stop_lanes(list(lanes.values()))
+    if conn is not None:
+        conn.terminate()
+
+
+async def _balance(context: Context, conn: Connection, branches: list[str], lanes: dict[str, Lane]) -> None:
+    """Start a lane when this worker has less than its share and a partition is free; give one up when it has more."""
+    for branch in [branch for branch, lane in lanes.items() if lane.task is not None and lane.task.done()]:
+        lanes.pop(branch)
+    rows = await conn.fetch(sql("ingest/list_locks"), context.lock_class)
+    workers = max(1, sum(1 for row in rows if row["key"] == PRESENCE_KEY))
+    taken = {row["key"] for row in rows}
+    share = math.ceil(len(branches) / workers)
+    owned = [lane for lane in lanes.values() if lane.owned]
+    if len(owned) > share:
+        owned[-1].stop.set()
+    free = [branch for branch in branches if branch not in lanes and taken.isdisjoint(jetstream.slots_of(branch))]
+    random.shuffle(free)
+    for branch in free[: max(0, share - len(lanes))]:
+        lane = lanes[branch] = Lane(branch)
+        lane.task = asyncio.create_task(_run_lane(context, lane), name=f"partition {branch or 'all'}")
+
+
+async def _all_counted(conn: Connection, stream: str, end: int) -> bool:
+    positions = await conn.fetchrow(sql("ingest/counted_through"), stream)
+    return end == 0 or (positions["slots"] == jetstream.SLOTS and positions["last_seq"] >= end)
+
+
+async def _stop_lanes(lanes: list[Lane]) -> None:
+    """Let every lane finish its batch, then leave; bounded in time."""
+    for lane in lanes:
+        lane.stop.set()
+    tasks = [lane.task for lane in lanes if lane.task is not None and not lane.task.done()]
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=STOP_LIMIT_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+# --------------------------------------------------------------------------------------------------------- one lane
+
+
+async def _run_lane(context: Context, lane: Lane) -> None:
+    """Own one partition and count it until told to stop or a server fails. The connection holds the locks."""
+    conn: Connection | None = None
+    try:
+        conn = await connect(
+            context.database_url, application="anlyt-worker", statement_timeout_s=context.settings.batch_deadline_s
+        )
+        with unavailable():
+            lane.owned = await conn.fetchval(sql("ingest/lock_slots"), context.lock_class, lane.slots)
+        if lane.owned:
+            log.info("partition-owned", partition=lane.branch or "all")
+            await _count(context, lane, conn)
+    except Retry as error:
+        log.warning("partition-retry", partition=lane.branch or "all", cause=str(error))
+        context.telemetry.retried(type(error).__name__)
+        await _wait(lane.stop, _backoff(1))
+    finally:
+        lane.owned = False
+        if lane.reader is not None:
+            await lane.reader.close()
+            lane.reader = None
+        if conn is not None:
+            conn.terminate()  # ends the session at once, and with it the locks
+
+
+async def _count(context: Context, lane: Lane, conn: Connection) -> None:
+    """Read, decode and apply; the next batch is decoded while PostgreSQL applies the last one."""
+    position = await _resume(context, lane, conn)
+    counter = Counter(context, lane, conn, position)
+    applying: asyncio.Task[None] | None = None
+    try:
+        while not lane.stop.is_set():
+            batch = await counter.next_batch()
+            if applying is not None:
+                await applying
+            applying = None if batch is None else asyncio.create_task(counter.apply(batch))
+        if applying is not None:
+            await applying
+            applying = None
+    finally:
+        if applying is not None:
+            applying.cancel()
+            await asyncio.gather(applying, return_exceptions=True)
+
+
+async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Position:
+    """Open the lane's reader at its position. Says loudly when the stream is not the one the position belongs to."""
+    settings, nc = context.settings, context.nc
+    subject = jetstream.branch_filter(lane.branch, settings.subjects)
+    info = await jetstream.stream_info(nc, settings.stream)
+    with unavailable():
+        lowest = await store.lowest_position(conn, settings.stream, lane.slots)
+        seen = None
+        if lowest is not None and info.first_seq <= lowest <= info.last_seq:
+            seen = await jetstream.published_at(nc, settings.stream, lowest)
+        resume = await store.open_position(conn, settings.stream, lane.slots, info, seen=seen)
+        if resume.since is None:
+            lane.reader = await jetstream.open_reader(
+                nc, settings.stream, subject=subject, after=resume.position.last_seq
+            )
+            if resume.lost:
+                log.error("messages-lost", partition=lane.branch or "all", lost=resume.lost, first_seq=info.first_seq)
+                context.telemetry.lost(resume.lost)
+            return resume.position
+        lane.reader = await jetstream.open_reader(nc, settings.stream, subject=subject, since=resume.since)
+        log.error(
+            "stream-changed",
+            partition=lane.branch or "all",
+            was_at=resume.position.last_seq,
+            resumes_after=lane.reader.resume_after,
+            since=to_datetime(resume.since).isoformat(),
+            reason="the stream was recreated or restored: read again by time, ids decide what counts",
+        )
+        return await store.reset_position(
+            conn, resume.position, last_seq=lane.reader.resume_after, stream_created=info.created
+        )
+
+
+class Counter:
+    """The batches of one lane, in order, and the position they have moved to."""
+
+    def __init__(self, context: Context, lane: Lane, conn: Connection, position: store.Position) -> None:
+        assert lane.reader is not None  # _resume opened it
+        self._context = context
+        self._reader = lane.reader
+        self._conn = conn
+        self._position = position
+        self._partition = lane.branch or "all"
+        self._slotted = bool(lane.branch) or context.settings.partitions == 1
+        self._decoder = Decoder(rules_of(context.settings))
+        self._clock = asyncio.get_running_loop().time
+        self._read_seq = position.last_seq
+        self._days: set[int] = set()  # with partitions known to be there
+        self._linger_until = 0.0
+        self._head_at = 0.0
+
+    async def next_batch(self) -> store.Batch | None:
+        """The next run of messages, decoded; the stream's head when there is nothing left to read; None to ask again."""
+        messages = await self._reader.take(
+            self._context.settings.batch_events_max, bytes_max=BATCH_BYTES_MAX, wait_s=TAKE_WAIT_S
+        )
+        if not messages:
+            return await self._head()
+        self._context.crash.reach("after-fetch")
+        self._head_at = 0.0
+        now = self._clock()
+        if self._reader.server_pending == 0 and now < self._linger_until:
+            await asyncio.sleep(self._linger_until - now)
+            self._linger_until = 0.0
+        self._linger_until = self._clock() + LINGER_S
+        self._read_seq = messages[-1].sequence
+        return _batch(messages, await self._decode(messages))
+
+    async def _head(self) -> store.Batch | None:
+        """An empty batch that moves the position of an idle partition to the stream's head, once a second."""
+        now = self._clock()
+        if self._reader.server_pending and self._head_at:
+            return None
+        if now < self._head_at + HEAD_PERIOD_S:
+            return None
+        self._head_at = now
+        head = await self._reader.caught_up()
+        if head is None:
+            return None
+        nothing = Decoded([], [], 0)
+        if head.last_seq <= self._read_seq:
+            return store.Batch([], nothing, self._read_seq, None, head.now)
+        self._read_seq = head.last_seq
+        return store.Batch([], nothing, head.last_seq, head.last_published, head.now)
+
+    async def _decode(self, messages: list[Message]) -> Decoded:
+        events: list[Event] = []
+        letters: list[Letter] = []
+        ignored = 0
+        for start in range(0, len(messages), DECODE_CHUNK):
+            part = self._decoder.decode(messages[start : start + DECODE_CHUNK])
+            events += part.events
+            letters += part.letters
+            ignored += part.ignored
+            await asyncio.sleep(0)
+        return Decoded(events, letters, ignored)
+
+    async def apply(self, batch: store.Batch) -> None:
+        """Count one batch within its deadline. Raises Retry when it has to be read again."""
+        started = self._clock()
+        try:
+            with unavailable():
+                async with asyncio.timeout(self._context.settings.batch_deadline_s):
+                    await self._ensure_partitions(batch.decoded.events)
+                    applied = await self._apply_or_isolate(batch)
+        except TimeoutError:
+            self._conn.terminate()
+            raise DatabaseUnavailable(
+                f"a batch took longer than {self._context.settings.batch_deadline_s} s (ANLYT_BATCH_DEADLINE_S)"
+            ) from None
+        self._position = applied.position
+        self._context.telemetry.applied(self._partition, batch.decoded, applied, seconds=self._clock() - started)
+
+    async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:
+        """Apply; when a sum no longer fits its column, halve until the message is found, and refuse its costs."""
+        try:
+            return await store.apply(self._conn, self._position, batch, self._context.crash)
+        except asyncpg.NumericValueOutOfRangeError as error:
+            log.error("cost-overflow", partition=self._partition, messages=len(batch.messages), cause=str(error))
+        half = len(batch.messages) // 2
+        if half == 0:
+            refused = self._decoder.decode(batch.messages, refuse_costs=True)
+            return await store.apply(self._conn, self._position, replace(batch, decoded=refused), self._context.crash)
+        for part in batch.messages[:half], batch.messages[half:]:
+            applied = await self._apply_or_isolate(_batch(part, self._decoder.decode(part)))
+            self._position = applied.position
+        return applied  # of the second half
+
+    async def _ensure_partitions(self, events: list[Event]) -> None:
+        days = {event.at // DAY_US for event in events} - self._days
+        if days:
+            await ensure_partitions(self._conn, {to_datetime(day * DAY_US) for day in days})
+            self._days |= days
+
+
+def _batch(messages: list[Message], decoded: Decoded) -> store.Batch:
+    last = messages[-1]
+    return store.Batch(messages, decoded, last.sequence, last.published, last.published)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What the settings say about events."""
+    return Rules(
+        currency=settings.currency,
+        max_message_age_us=int(settings.max_message_age.total_seconds()) * SECOND_US,
+        ignored_types=settings.ignored_types,
+    )
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _backoff(failures: int) -> float:
+    """Exponential with full jitter, at least BACKOFF_MIN_S."""
+    return BACKOFF_MIN_S + random.random() * min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**failures)  # noqa: S311 - jitter

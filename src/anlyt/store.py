@@ -177,7 +177,7 @@ async def _advance(conn: Connection, position: Position, batch: Batch) -> Positi
     return replace(
         position,
         last_seq=batch.last_seq,
-        last_published=batch.last_published,
+        last_published=position.last_published if batch.last_seq == position.last_seq else batch.last_published,
         complete_through=max(position.complete_through or 0, batch.complete_through),
     )
 

@@ -3,7 +3,7 @@
 -- $5 last_seq BIGINT (new), $6 last_published_at TIMESTAMPTZ, $7 complete_through TIMESTAMPTZ
 UPDATE anlyt.stream_positions
 SET last_seq = $5,
-    last_published_at = $6,
+    last_published_at = CASE WHEN last_seq = $5 THEN last_published_at ELSE $6 END,
     complete_through = GREATEST(complete_through, $7),
     updated_at = now()
 WHERE stream = $1

@@ -227,7 +227,7 @@ class EmbeddedNats:
             listen: "127.0.0.1:{keeper.port}"
             pid_file: "{keeper.pid_file}"
             max_payload: {NATS_PAYLOAD_BYTES_MAX}
-            jetstream {{ store_dir: "{keeper.data}", sync_interval: {self._sync_interval} }}
+            jetstream {{ store_dir: "{keeper.data}", sync_interval: "{self._sync_interval}" }}
             feature_flags {{ js_ack_fc_v2: false }}
             accounts {{
                 ANLYT {{ jetstream: enabled, users: [{{ user: "anlyt", password: "{users["anlyt"]}" }}] }}
@@ -249,6 +249,7 @@ class EmbeddedNats:
                     greeting = await reader.readline()
                 finally:
                     writer.close()
+                    await writer.wait_closed()
         except (OSError, TimeoutError, ValueError):
             return False
         return greeting.startswith(b"INFO ") and self._name.encode() in greeting

@@ -176,6 +176,14 @@ CREATE TABLE anlyt.job_runs (
 );
 CREATE INDEX ix_anlyt_job_runs_job ON anlyt.job_runs (job, started_at DESC);
 
+-- What brought the schema to this state.
+CREATE TABLE anlyt.migrations (
+    name TEXT NOT NULL,
+    sha256 TEXT NOT NULL, -- of the file that was applied
+    applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (name)
+);
+
 -- API keys. The key itself is shown once and never stored.
 CREATE TABLE anlyt.api_keys (
     key_id TEXT NOT NULL, -- public part of the key

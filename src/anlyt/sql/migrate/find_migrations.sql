@@ -1,0 +1,2 @@
+-- Whether this database has ever been migrated.
+SELECT to_regclass('anlyt.migrations') IS NOT NULL

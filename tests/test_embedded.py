@@ -1,13 +1,15 @@
 """Embedded servers start as anybody, survive being killed, belong to one owner and leave nothing behind."""
 
-# ruff: noqa: ASYNC220, ASYNC240 - nothing else runs in a test's event loop, so it may block
+# ruff: noqa: ASYNC220, ASYNC240, S607 - nothing else runs in a test's event loop, so it may block; tools are on the PATH
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -65,8 +67,10 @@ def test_postgres_refuses_a_wrong_password(server_dir: Path) -> None:
 def test_nats_refuses_the_anonymous(server_dir: Path) -> None:
     async def scenario() -> None:
         async with EmbeddedNats(server_dir / "nats") as server:
+            client = nats.NATS()
             with pytest.raises(nats.errors.Error, match="Authorization"):
-                await nats.connect(f"nats://{server.url.partition('@')[2]}", allow_reconnect=False, error_cb=quiet)
+                await client.connect(f"nats://{server.url.partition('@')[2]}", allow_reconnect=False, error_cb=quiet)
+            await client.close()
 
     run(scenario())
 
@@ -369,7 +373,64 @@ def test_as_root_a_wheel_out_of_reach_is_copied_whole(server_dir: Path, monkeypa
     run(scenario())
 
 
+@root_only
+@pytest.mark.long
+@pytest.mark.parametrize("cut_after", [1, 40, 400])
+def test_what_was_acknowledged_survives_a_power_cut(server_dir: Path, cut_after: int) -> None:
+    async def acknowledge(pg_url: str, nats_url: str) -> None:
+        conn = await asyncpg.connect(pg_url)
+        await conn.execute("CREATE TABLE kept (number INT)")
+        for number in range(cut_after):
+            await conn.execute("INSERT INTO kept VALUES ($1)", number)
+            await publish(nats_url, str(number).encode())
+        cut_power(server_dir / "disk")
+        conn.terminate()
+
+    async def scenario() -> None:
+        pg, ns = EmbeddedPostgres(server_dir / "disk" / "pg"), EmbeddedNats(server_dir / "disk" / "nats")
+        with disk(server_dir):
+            await pg.start()
+            await ns.start()
+            await acknowledge(pg.url, ns.url)
+            for server in (pg, ns):
+                server._keeper.close()
+            await wait_until(lambda: processes_on(server_dir) == [])
+        with disk(server_dir):
+            async with (
+                EmbeddedPostgres(server_dir / "disk" / "pg") as pg,
+                EmbeddedNats(server_dir / "disk" / "nats") as ns,
+            ):
+                assert (await fetch(pg.url, "SELECT count(*) AS rows FROM kept"))["rows"] == cut_after
+                assert await read(ns.url, cut_after) == str(cut_after - 1).encode()
+
+    run(scenario())
+
+
 # ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def disk(directory: Path) -> Iterator[None]:
+    """A file system of its own in directory/disk, kept in a file; made at the first use."""
+    image, mounted = directory / "disk.img", directory / "disk"
+    mounted.mkdir(exist_ok=True)
+    if not image.exists():
+        with image.open("wb") as file:
+            file.truncate(1 << 30)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, mounted], check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def cut_power(mounted: Path) -> None:
+    """Shut the file system down and forget all that was not synchronised (FS_IOC_GOINGDOWN, without its log)."""
+    descriptor = os.open(mounted, os.O_RDONLY)
+    fcntl.ioctl(descriptor, 0x8004587D, struct.pack("I", 2))
+    os.close(descriptor)
 
 
 async def fetch(url: str, query: str) -> asyncpg.Record:
@@ -389,9 +450,9 @@ async def publish(url: str, body: bytes) -> None:
     await client.close()
 
 
-async def read(url: str) -> bytes | None:
+async def read(url: str, sequence: int = 1) -> bytes | None:
     client = await nats.connect(url)
-    message = await client.jetstream().get_msg("KEPT", seq=1)
+    message = await client.jetstream().get_msg("KEPT", seq=sequence)
     await client.close()
     return message.data
 

@@ -224,15 +224,18 @@ class Keeper:
         return path.read_text(encoding="ascii")
 
     def write_private(self, name: str, text: str, *, ours: bool = False) -> Path:
-        """Write home/<name> whole or not at all, 0600, for the server's user unless it is `ours`."""
+        """Write home/<name> on disk, whole or not at all, 0600, for the server's user unless it is `ours`."""
         path = self.home / name
         work = path.with_name(f"{name}.{secrets.token_hex(4)}")
         descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
             if not ours:
                 self._give(file.fileno())
         work.replace(path)
+        sync_directory(self.home)
         return path
 
     def make_directory(self, name: str) -> Path:
@@ -241,6 +244,7 @@ class Keeper:
         if not path.exists():
             path.mkdir(mode=0o700)
             self._give(path)
+            sync_directory(self.home)
         return path
 
     def run(self, command: list[str], *, failure: type[AnlytError]) -> None:

@@ -244,6 +244,14 @@ BEGIN
 END
 $$;
 
+-- The latency in ms that stands for a histogram bucket (rollup.latency_value says the same in Python; a test holds them
+-- together): the value itself below 128, else the middle of the bucket.
+CREATE FUNCTION anlyt.latency_value(bucket INTEGER) RETURNS INTEGER
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE
+    WHEN bucket < 128 THEN bucket
+    ELSE (((bucket & 63) + 64) << ((bucket >> 6) - 1)) + ((1 << ((bucket >> 6) - 1)) >> 1)
+END;
+
 -- ------------------------------------------------------------------------------------------------------------------
 -- 4. Rights: the owner writes, anlyt_reader reads the roll-ups, nobody else sees anything.
 -- ------------------------------------------------------------------------------------------------------------------

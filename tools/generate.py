@@ -1,0 +1,318 @@
+"""Write what follows from src/anlyt/sql/schema.sql and the settings; with --check, only compare.
+
+In: the schema and the fields of Settings, read once into one Model. Out: the files named in OUTPUTS, each made by one
+function of the Model; exit code 1 and a diff when --check finds one that differs. Another output is another line there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+import textwrap
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
+
+from msgspec import Struct
+
+from anlyt.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pydantic.fields import FieldInfo
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SCHEMA: Final = "src/anlyt/sql/schema.sql"
+LINE_LENGTH: Final = 120
+
+PYTHON_TYPES: Final[Mapping[str, str]] = {
+    "TIMESTAMPTZ": "datetime",
+    "TEXT": "str",
+    "UUID": "str",
+    "SMALLINT": "int",
+    "INTEGER": "int",
+    "BIGINT": "int",
+    "NUMERIC": "Decimal",
+    "BYTEA": "bytes",
+    "JSON": "str",
+}
+
+
+class Column(Struct, frozen=True):
+    """A column as schema.sql writes it; `meaning` is the comment on its line."""
+
+    name: str
+    type: str  # like TIMESTAMPTZ, NUMERIC(18,6), TEXT[]
+    nullable: bool
+    default: str
+    meaning: str
+
+
+class Table(Struct, frozen=True):
+    """A table with the comment above it and what the statements say about it."""
+
+    name: str  # without the schema
+    meaning: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    partition_key: str  # "" when it is not partitioned
+    indexes: tuple[str, ...]  # as CREATE INDEX writes them, from the name on
+
+
+class Setting(Struct, frozen=True):
+    """A setting as its users see it."""
+
+    variable: str
+    default: str  # "" for none
+    values: str
+    meaning: str
+
+
+class Model(Struct, frozen=True):
+    """All that outputs are made of."""
+
+    tables: tuple[Table, ...]
+    settings: tuple[Setting, ...]
+
+
+# ----------------------------------------------------------------------------------------------------------------- in
+
+
+_TABLE: Final = re.compile(
+    r"(?P<meaning>(?:^-- [^\n]*\n)*)^CREATE TABLE anlyt\.(?P<name>\w+) \(\n(?P<body>.*?)^\)(?P<rest>[^;]*);$",
+    re.MULTILINE | re.DOTALL,
+)
+_COLUMN: Final = re.compile(
+    r"^(?P<name>[a-z]\w*) (?P<type>[A-Z]+(?:\(\d+,\d+\))?(?:\[\])?)(?P<rest>[^-]*?),?(?: -- (?P<meaning>.*))?$"
+)
+_INDEX: Final = re.compile(
+    r"^CREATE INDEX (?P<index>\w+) ON anlyt\.(?P<table>\w+) (?P<rest>.*?);$", re.MULTILINE | re.DOTALL
+)
+
+
+def read_model(root: Path) -> Model:
+    """The schema and the settings of the project in `root`."""
+    return Model(read_tables((root / SCHEMA).read_text(encoding="utf-8")), read_settings())
+
+
+def read_tables(schema: str) -> tuple[Table, ...]:
+    """Every CREATE TABLE of `schema`, in order. Raises ValueError for a line it does not understand."""
+    tables = [_read_table(match, schema) for match in _TABLE.finditer(schema)]
+    written = len(re.findall(r"^CREATE TABLE ", schema, re.MULTILINE))
+    if len(tables) != written:
+        raise ValueError(f"{SCHEMA} has {written} tables, but {len(tables)} could be read: keep to its form")
+    return tuple(tables)
+
+
+def _read_table(match: re.Match[str], schema: str) -> Table:
+    key: tuple[str, ...] = ()
+    columns: list[Column] = []
+    for line in match["body"].splitlines():
+        words = line.strip()
+        if words.startswith("PRIMARY KEY "):
+            key = tuple(name.strip() for name in words.removeprefix("PRIMARY KEY ").strip("(),").split(","))
+            continue
+        column = _COLUMN.match(words)
+        if column is None:
+            raise ValueError(f"{SCHEMA}: table {match['name']}: this line is no column: {words}")
+        if "PRIMARY KEY" in column["rest"]:
+            key = (column["name"],)
+        default = re.search(r"DEFAULT (.*)$", column["rest"].strip())
+        identity = "GENERATED" in column["rest"]
+        columns.append(
+            Column(
+                name=column["name"],
+                type=column["type"],
+                nullable="NOT NULL" not in column["rest"] and "PRIMARY KEY" not in column["rest"] and not identity,
+                default="generated" if identity else default[1] if default else "",
+                meaning=column["meaning"] or "",
+            )
+        )
+    partition = re.search(r"PARTITION BY RANGE \((\w+)\)", match["rest"])
+    indexes = [
+        f"{i['index']} {' '.join(i['rest'].split())}" for i in _INDEX.finditer(schema) if i["table"] == match["name"]
+    ]
+    meaning = " ".join(line.removeprefix("-- ") for line in match["meaning"].splitlines())
+    return Table(match["name"], meaning, tuple(columns), key, partition[1] if partition else "", tuple(indexes))
+
+
+def read_settings() -> tuple[Setting, ...]:
+    """Every field of Settings, in order."""
+    return tuple(
+        Setting(PREFIX + name.upper(), _show_default(field.default), _show_values(field), field.description or "")
+        for name, field in Settings.model_fields.items()
+    )
+
+
+def _show_default(default: object) -> str:
+    if isinstance(default, timedelta):
+        return f"{default.days}d" if default == timedelta(days=default.days) else f"{default.total_seconds():.0f}s"
+    return "" if default is None or default == () else str(default)
+
+
+def _show_values(field: FieldInfo) -> str:
+    """What a setting may be, as far as its type and limits say it."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(map(str, get_args(field.annotation)))
+    bounds = {
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name in ("ge", "gt", "le", "pattern")
+        if hasattr(rule, name)
+    }
+    shown = [f"{word} {_show_default(bounds[name])}" for name, word in _BOUNDS.items() if bounds.get(name) is not None]
+    return " and ".join(shown)
+
+
+_BOUNDS: Final = {"ge": "at least", "gt": "more than", "le": "at most", "pattern": "of the form"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- out
+
+
+def write_rows(model: Model) -> str:
+    """rows.py: a record for each table."""
+    head = '''\
+"""One frozen record for each table of the schema, column for column. GENERATED by `make gen`: change sql/schema.sql.
+
+In: nothing. Out: types; a row read from PostgreSQL in the table's own column order makes one. NUMERIC is Decimal, UUID
+is str in lower case, JSON is its text, TIMESTAMPTZ an aware datetime, an array a tuple.
+"""
+
+# ruff: noqa: TC003 - the annotations are read at run time
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from msgspec import Struct
+'''
+    return "\n\n".join([head, *("\n".join(_write_record(table)) + "\n" for table in model.tables)])
+
+
+def _write_record(table: Table) -> list[str]:
+    first, _, rest = table.meaning.partition(". ")
+    paragraphs = [rest] if rest else []
+    attributes = [f"{column.name}: {column.meaning}" for column in table.columns if column.meaning]
+    lines = [f"class {record_name(table)}(Struct, frozen=True):"]
+    doc = [f"{first.removesuffix('.')}."]
+    for paragraph in paragraphs:
+        doc += ["", *textwrap.wrap(paragraph, LINE_LENGTH - 4)]
+    if attributes:
+        doc += ["", "Attributes:"]
+        for attribute in attributes:
+            doc += textwrap.wrap(attribute, LINE_LENGTH - 4, initial_indent="    ", subsequent_indent="        ")
+    closing = ['    """'] if len(doc) > 1 else []
+    lines += [
+        f'    """{doc[0]}' + ("" if closing else '"""'),
+        *(f"    {line}".rstrip() for line in doc[1:]),
+        *closing,
+        "",
+    ]
+    return lines + [f"    {column.name}: {python_type(column)}" for column in table.columns]
+
+
+def record_name(table: Table) -> str:
+    """metrics_hourly as MetricsHourly."""
+    return "".join(word.title() for word in table.name.split("_"))
+
+
+def python_type(column: Column) -> str:
+    """The type of a column's values in rows.py."""
+    base = PYTHON_TYPES[re.match(r"[A-Z]+", column.type)[0]]  # pyright: ignore[reportOptionalSubscript] - _COLUMN saw to it
+    shown = f"tuple[{base}, ...]" if column.type.endswith("[]") else base
+    return f"{shown} | None" if column.nullable else shown
+
+
+def write_schema_reference(model: Model) -> str:
+    """docs/reference/schema.md: every table and column."""
+    parts = [
+        "# Schema",
+        "Generated by `make gen` from `src/anlyt/sql/schema.sql`, the definition. All tables are in schema `anlyt`.",
+    ]
+    for table in model.tables:
+        rows = [
+            [f"`{c.name}`", f"`{c.type}`", "yes" if c.nullable else "no", _code(c.default), c.meaning]
+            for c in table.columns
+        ]
+        parts += [f"## {table.name}", table.meaning]
+        parts.append(_markdown_table(["column", "type", "null", "default", "meaning"], rows))
+        facts = [f"Primary key: {', '.join(map(_code, table.primary_key))}."]
+        facts += [f"Partitions: one a month of {_code(table.partition_key)}."] if table.partition_key else []
+        facts += [f"Index: {_code(index)}." for index in table.indexes]
+        parts.append("  \n".join(facts))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_settings_reference(model: Model) -> str:
+    """docs/reference/settings.md: every setting."""
+    rows = [[f"`{s.variable}`", _code(s.default), _code_pattern(s.values), s.meaning] for s in model.settings]
+    text = """\
+        # Settings
+
+        Generated by `make gen` from `src/anlyt/settings.py`.
+
+        A flag wins over the environment, the environment over the TOML file that `--config` or `ANLYT_CONFIG` names,
+        the file over the default. In the file a setting is written without `ANLYT_` and in lower case; as a flag it is
+        `--set name=value`. A time is a number and a unit: `90s`, `15m`, `48h`, `7d`. A list is separated by commas. An
+        unknown name, or a value that is not allowed, ends the command with exit code 3 before anything starts. An empty
+        variable counts as not set.
+        """
+    return textwrap.dedent(text) + "\n" + _markdown_table(["variable", "default", "values", "meaning"], rows) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _code_pattern(values: str) -> str:
+    words, form, pattern = values.partition("of the form ")
+    return f"{words}{form}`{pattern}`" if form else values
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+OUTPUTS: Final[Mapping[str, Callable[[Model], str]]] = {
+    "src/anlyt/rows.py": write_rows,
+    "docs/reference/schema.md": write_schema_reference,
+    "docs/reference/settings.md": write_settings_reference,
+}
+
+
+def main(arguments: Sequence[str], root: Path = ROOT) -> int:
+    """Write the outputs; with --check print how they differ from what is there. The exit code."""
+    if list(arguments) not in ([], ["--check"]):
+        print("usage: python tools/generate.py [--check]", file=sys.stderr)
+        return 2
+    model = read_model(root)
+    differences = 0
+    for name, write in OUTPUTS.items():
+        path = root / name
+        wanted = write(model)
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        if found == wanted:
+            continue
+        differences += 1
+        if arguments:
+            diff = difflib.unified_diff(
+                found.splitlines(), wanted.splitlines(), f"{name} (there)", f"{name} (made)", lineterm=""
+            )
+            print("\n".join(diff))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted, encoding="utf-8")
+            print(f"wrote {name}")
+    if arguments and differences:
+        print(f"{differences} generated files differ from what they are made of; run make gen", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The stream: made or checked at start, read in order without acks, published to with acknowledgements.
+"""The stream: made or checked at start, and read in order without acks.
 
 Reading keeps no state in NATS that matters: an ephemeral pull consumer without acks delivers from the position that
 PostgreSQL holds, and is thrown away at the first doubt (I4). Every message says its place in the consumer's own
@@ -21,10 +21,10 @@ import nats.errors
 from msgspec import Struct
 
 from anlyt.errors import ConfigurationError, StreamUnavailable
-from anlyt.events import DAY_US, SECOND_US, Message, format_instant, parse_instant
+from anlyt.events import DAY_US, Message, format_instant, parse_instant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -66,13 +66,6 @@ class Outgoing(Struct, frozen=True):
     subject: str
     body: bytes
     headers: dict[str, str]
-
-
-class Published(Struct, frozen=True):
-    """What JetStream said: stored anew, and known already by their Nats-Msg-Id."""
-
-    stored: int
-    known: int
 
 
 class JetStreamError(StreamUnavailable):
@@ -155,7 +148,7 @@ async def published_at(nc: Client, stream: str, sequence: int) -> int | None:
 
 
 async def ensure_stream(nc: Client, stream: str, subjects: str) -> tuple[StreamInfo, bool]:
-    """The stream, made if it is missing (True). An existing one is left as it is; ConfigurationError if it cannot serve."""
+    """The stream, made if it is missing (True). An existing one is left as it is; ConfigurationError if it is unfit."""
     try:
         info, made = await stream_info(nc, stream), False
     except JetStreamError as error:
@@ -180,6 +173,7 @@ async def _create_stream(nc: Client, stream: str, subjects: str) -> None:
         "max_age": STREAM_MAX_AGE_US * 1000,
         "duplicate_window": DUPLICATE_WINDOW_S * 1_000_000_000,
         "allow_direct": True,
+        "allow_atomic": True,  # lets publishers have many messages synchronised to disk at once
         "subject_transform": slot_transform(subjects),
     }
     try:
@@ -212,7 +206,7 @@ def stream_problems(config: dict[str, Any], subjects: str) -> list[str]:
 
 
 def _covers(subjects: list[str], wanted: str) -> bool:
-    return any(s == ">" or s == wanted or (s.endswith(".>") and wanted.startswith(s[:-1])) for s in subjects)
+    return any(s in {">", wanted} or (s.endswith(".>") and wanted.startswith(s[:-1])) for s in subjects)
 
 
 # ------------------------------------------------------------------------------------------------------- partitions
@@ -226,7 +220,7 @@ def slot_transform(subjects: str) -> dict[str, str]:
 
 def partition_branches(partitions: int) -> list[str]:
     """The branches of the slot tree that `partitions` partitions own: '' is all of it, '01' a quarter."""
-    assert 1 <= partitions <= SLOTS  # noqa: S101 - settings refuse anything else
+    assert 1 <= partitions <= SLOTS  # settings refuse anything else
     branches = [""]
     while len(branches) < partitions:
         widest = min(branches, key=lambda branch: (len(branch), branch))
@@ -249,7 +243,7 @@ def branch_filter(branch: str, subjects: str) -> str | None:
 
 def has_slots(config: dict[str, Any], subjects: str) -> bool:
     """Whether the stream puts our slot tokens into subjects; without them it can only be read as one partition."""
-    transform = config.get("subject_transform") or {}
+    transform: dict[str, Any] = config.get("subject_transform") or {}
     wanted = slot_transform(subjects)
     return {name: transform.get(name) for name in wanted} == wanted
 
@@ -403,7 +397,7 @@ class Reader:
 async def open_reader(
     nc: Client, stream: str, *, subject: str | None, after: int | None = None, since: int = 0
 ) -> Reader:
-    """A reader of `subject` (None: everything) that starts behind sequence `after`, or, when None, at instant `since`."""
+    """A reader of `subject` (None: all) that starts behind sequence `after`, or, when that is None, at `since`."""
     name = f"anlyt-{secrets.token_hex(6)}"
     config: dict[str, Any] = {
         "name": name,
@@ -425,58 +419,6 @@ async def open_reader(
     reader = Reader(nc, stream, name, resume_after=resume_after)
     await reader.start()
     return reader
-
-
-# -------------------------------------------------------------------------------------------------------- publishing
-
-
-async def publish_all(
-    nc: Client,
-    outgoing: Iterable[Outgoing] | AsyncIterator[Outgoing],
-    *,
-    window: int,
-    on_progress: Callable[[Published], None] | None = None,
-) -> Published:
-    """Publish everything and wait until JetStream has it all; at most `window` without an answer at any time.
-
-    Raises StreamUnavailable when a message is refused or not acknowledged: publishing the same again is safe, because
-    ids are counted once.
-    """
-    js = nc.jetstream(timeout=REQUEST_TIMEOUT_S, publish_async_max_pending=window)
-    waiting: deque[asyncio.Future[Any]] = deque()
-    stored = known = 0
-
-    async def settle(count: int) -> None:
-        nonlocal stored, known
-        for _ in range(count):
-            try:
-                async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    ack = await waiting.popleft()
-            except (OSError, nats.errors.Error, TimeoutError) as error:
-                raise StreamUnavailable(f"publishing was not acknowledged: {error or type(error).__name__}") from None
-            known += bool(ack.duplicate)
-            stored += not ack.duplicate
-        if on_progress is not None:
-            on_progress(Published(stored, known))
-
-    try:
-        async for message in _each(outgoing):
-            waiting.append(await js.publish_async(message.subject, message.body, headers=message.headers or None))
-            if len(waiting) >= window:
-                await settle(window // 2 or 1)
-        await settle(len(waiting))
-    except (OSError, nats.errors.Error) as error:
-        raise StreamUnavailable(f"publishing failed: {error or type(error).__name__}") from None
-    return Published(stored, known)
-
-
-async def _each(outgoing: Iterable[Outgoing] | AsyncIterator[Outgoing]) -> AsyncIterator[Outgoing]:
-    if hasattr(outgoing, "__aiter__"):
-        async for message in outgoing:  # pyright: ignore[reportGeneralTypeIssues] - told apart by __aiter__
-            yield message
-    else:
-        for message in outgoing:  # pyright: ignore[reportGeneralTypeIssues] - told apart by __aiter__
-            yield message
 
 
 def _without_secret(url: str) -> str:

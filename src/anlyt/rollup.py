@@ -134,7 +134,7 @@ def bucket_day(instant: int) -> int:
 
 
 def latency_bucket(latency_ms: int) -> int:
-    """Log-linear bucket number: exact below 128 ms, then 64 buckets an octave (as HdrHistogram's), at most 0.8 % off."""
+    """Log-linear bucket number: exact below 128 ms, then 64 an octave (as HdrHistogram's), 0.8 % off at most."""
     shift = latency_ms.bit_length() - LATENCY_EXACT_BITS
     return latency_ms if shift <= 0 else (shift << (LATENCY_EXACT_BITS - 1)) + (latency_ms >> shift)
 

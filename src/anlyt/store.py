@@ -172,7 +172,7 @@ async def _advance(conn: Connection, position: Position, batch: Batch) -> Positi
     )
     if len(moved) != len(position.slots):
         raise PositionMoved(
-            f"slots {position.slots} of {position.stream} are no longer at {position.last_seq}: counted by another worker"
+            f"slots {position.slots} of {position.stream} are no longer at {position.last_seq}: another worker has them"
         )
     return replace(
         position,
@@ -220,22 +220,16 @@ async def _add_hourly(conn: Connection, deltas: Deltas, peaks: Mapping[Key, int]
     """metrics_hourly, and operator_performance from the same cells."""
     await _add_metrics(conn, "ingest/add_metrics_hourly", deltas.hourly, peaks)
     operators = [
-        (
-            hour // SECOND_US,
-            who,
-            c.total,
-            c.delivered,
-            c.failed,
-            c.latency,
-            c.samples,
-            peaks.get((hour, scope, who), 0),
-            c.errors,
-        )
-        for (hour, scope, who), c in deltas.hourly.items()
-        if scope == "OPERATOR"
+        (key.bucket // SECOND_US, key.scope_id, *_operator_values(cell), peaks.get(key, 0), cell.errors)
+        for key, cell in deltas.hourly.items()
+        if key.scope == "OPERATOR"
     ]
     if operators:
         await conn.execute(sql("ingest/add_operator_performance"), *_columns(operators))
+
+
+def _operator_values(cell: Cell) -> tuple[int, ...]:
+    return cell.total, cell.delivered, cell.failed, cell.latency, cell.samples
 
 
 async def _add_daily(conn: Connection, deltas: Deltas, peaks: Mapping[Key, int]) -> None:

@@ -1,7 +1,7 @@
 """Count the stream: own partitions, pull, decode, apply; overlap, back-pressure, hand-over.
 
-In: messages of the partitions this worker owns. Out: counted batches, one transaction each (store.apply). A partition is
-owned by whoever holds the advisory locks of its slots; the locks only save work, the fence in the position update is
+In: messages of the partitions this worker owns. Out: counted batches, one transaction each (store.apply). A partition
+is owned by whoever holds the advisory locks of its slots; the locks only save work, the fence in the position update is
 what exactness relies on (I4). While PostgreSQL applies one batch the next is read and decoded. Anything that goes wrong
 with a server ends the partition's task; it starts again from the position in PostgreSQL, so an unknown outcome of a
 COMMIT needs no guess. Workers share the partitions evenly and hand them over within seconds.
@@ -80,6 +80,7 @@ class Lane:
         self.slots = tuple(jetstream.slots_of(branch))
         self.stop = asyncio.Event()
         self.owned = False
+        self.slotted = True  # whether stored subjects carry the slot tokens
         self.reader: jetstream.Reader | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -181,7 +182,8 @@ async def _balance(context: Context, conn: Connection, branches: list[str], lane
 
 async def _all_counted(conn: Connection, stream: str, end: int) -> bool:
     positions = await conn.fetchrow(sql("ingest/counted_through"), stream)
-    return end == 0 or (positions["slots"] == jetstream.SLOTS and positions["last_seq"] >= end)
+    assert positions is not None  # an aggregate has one row
+    return end == 0 or bool(positions["slots"] == jetstream.SLOTS and positions["last_seq"] >= end)
 
 
 async def _stop_lanes(lanes: list[Lane]) -> None:
@@ -210,12 +212,14 @@ async def _run_lane(context: Context, lane: Lane) -> None:
             lane.owned = await conn.fetchval(sql("ingest/lock_slots"), context.lock_class, lane.slots)
         if lane.owned:
             log.info("partition-owned", partition=lane.branch or "all")
+            context.telemetry.owned(lane.branch or "all", owned=True)
             await _count(context, lane, conn)
     except Retry as error:
         log.warning("partition-retry", partition=lane.branch or "all", cause=str(error))
         context.telemetry.retried(type(error).__name__)
         await _wait(lane.stop, _backoff(1))
     finally:
+        context.telemetry.owned(lane.branch or "all", owned=False)
         lane.owned = False
         if lane.reader is not None:
             await lane.reader.close()
@@ -249,6 +253,7 @@ async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Posit
     settings, nc = context.settings, context.nc
     subject = jetstream.branch_filter(lane.branch, settings.subjects)
     info = await jetstream.stream_info(nc, settings.stream)
+    lane.slotted = jetstream.has_slots(info.config, settings.subjects)
     with unavailable():
         lowest = await store.lowest_position(conn, settings.stream, lane.slots)
         seen = None
@@ -287,7 +292,7 @@ class Counter:
         self._conn = conn
         self._position = position
         self._partition = lane.branch or "all"
-        self._slotted = bool(lane.branch) or context.settings.partitions == 1
+        self._slotted = lane.slotted
         self._decoder = Decoder(rules_of(context.settings))
         self._clock = asyncio.get_running_loop().time
         self._read_seq = position.last_seq
@@ -296,7 +301,7 @@ class Counter:
         self._head_at = 0.0
 
     async def next_batch(self) -> store.Batch | None:
-        """The next run of messages, decoded; the stream's head when there is nothing left to read; None to ask again."""
+        """The next messages, decoded; the stream's head when nothing is left to read; None to ask again."""
         messages = await self._reader.take(
             self._context.settings.batch_events_max, bytes_max=BATCH_BYTES_MAX, wait_s=TAKE_WAIT_S
         )
@@ -336,10 +341,15 @@ class Counter:
         for start in range(0, len(messages), DECODE_CHUNK):
             part = self._decoder.decode(messages[start : start + DECODE_CHUNK])
             events += part.events
-            letters += part.letters
+            letters += map(self._with_published_subject, part.letters)
             ignored += part.ignored
             await asyncio.sleep(0)
         return Decoded(events, letters, ignored)
+
+    def _with_published_subject(self, letter: Letter) -> Letter:
+        subjects = self._context.settings.subjects
+        subject = jetstream.published_subject(letter.message.subject, subjects, slotted=self._slotted)
+        return replace(letter, message=replace(letter.message, subject=subject))
 
     async def apply(self, batch: store.Batch) -> None:
         """Count one batch within its deadline. Raises Retry when it has to be read again."""
@@ -362,7 +372,8 @@ class Counter:
         try:
             return await store.apply(self._conn, self._position, batch, self._context.crash)
         except asyncpg.NumericValueOutOfRangeError as error:
-            log.error("cost-overflow", partition=self._partition, messages=len(batch.messages), cause=str(error))
+            count = len(batch.messages)
+            log.error("cost-overflow", partition=self._partition, messages=count, cause=str(error))  # noqa: TRY400 - expected
         half = len(batch.messages) // 2
         if half == 0:
             refused = self._decoder.decode(batch.messages, refuse_costs=True)

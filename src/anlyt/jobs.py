@@ -1,0 +1,181 @@
+"""Periodic jobs: a literal table, one runner a job at a time across all machines, every run recorded.
+
+In: what the workers left to do (histogram segments, months without partitions). Out: the same facts, tidied, and rows
+in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A job's lock is
+held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows are
+locked in the order the workers lock them (I5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from msgspec import Struct
+
+from anlyt.errors import AnlytError, Retry, UsageError
+from anlyt.postgres import connect, ensure_partitions, sql, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from asyncpg import Connection, Record
+
+    from anlyt.crash import CrashPoints
+    from anlyt.telemetry import Telemetry
+
+JOB_TIMEOUT_S: Final = 900
+TICK_S: Final = 1.0
+OPERATOR_HOURS_MAX: Final = 500  # merged in one transaction
+PARTITION_MONTHS_AHEAD: Final = 3
+
+log = structlog.get_logger("anlyt.jobs")
+
+
+async def percentiles(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+    """Merge new histogram segments and write latency_p95_ms of the hours they belong to; a bounded number at a time."""
+    merged = written = 0
+    while True:
+        async with conn.transaction():
+            hours = await conn.fetch(sql("jobs/merge_histograms"), OPERATOR_HOURS_MAX)
+            crash.reach("job-percentiles-merged")
+            touched = [row["hour_bucket"] for row in hours], [row["operator_id"] for row in hours]
+            await conn.execute(sql("jobs/lock_operator_hours"), *touched)
+            status = await conn.execute(sql("jobs/write_percentiles"), *touched)
+            crash.reach("job-percentiles-written")
+        crash.reach("job-percentiles-committed")
+        merged += len(hours)
+        written += int(status.split()[-1])
+        if len(hours) < OPERATOR_HOURS_MAX:
+            return {"operator_hours": merged, "percentiles_changed": written}
+
+
+async def partitions(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+    """Make the partitions of this month and the next PARTITION_MONTHS_AHEAD, where they are missing."""
+    made = await ensure_partitions(conn, months_ahead(datetime.now(UTC)))
+    crash.reach("job-partitions-made")
+    return {"partitions_made": made}
+
+
+def months_ahead(now: datetime) -> list[datetime]:
+    """A moment in this month and in each of the PARTITION_MONTHS_AHEAD that follow."""
+    return [
+        datetime(now.year + (now.month - 1 + n) // 12, (now.month - 1 + n) % 12 + 1, 1, tzinfo=UTC)
+        for n in range(PARTITION_MONTHS_AHEAD + 1)
+    ]
+
+
+class Job(Struct, frozen=True):
+    """A row of the table of jobs."""
+
+    name: str
+    period: timedelta
+    what: str
+    work: Callable[[Connection[Record], CrashPoints], Awaitable[dict[str, int]]]
+
+
+JOBS: Final = (
+    Job("percentiles", timedelta(seconds=10), "latency_p95_ms of operator hours that got new samples", percentiles),
+    Job("partitions", timedelta(days=1), "monthly partitions, three months ahead", partitions),
+)
+
+
+def find_job(name: str) -> Job:
+    """The job of that name. Raises UsageError that lists the jobs."""
+    for job in JOBS:
+        if job.name == name:
+            return job
+    raise UsageError(f"there is no job {name!r}; the jobs are {', '.join(job.name for job in JOBS)}")
+
+
+async def run_job(url: str, name: str, crash: CrashPoints) -> dict[str, Any]:
+    """Run one job now, recorded; its counts. {"skipped": ...} when another runner has it.
+
+    Raises Retry when PostgreSQL cannot be used, and whatever the job raises, after recording it.
+    """
+    job = find_job(name)
+    conn = await connect(url, application=f"anlyt-job-{name}", statement_timeout_s=JOB_TIMEOUT_S)
+    try:
+        with unavailable():
+            if not await conn.fetchval(sql("jobs/lock_job"), name):
+                return {"skipped": "another runner has this job"}
+            run_id: int = await conn.fetchval(sql("jobs/start_run"), name)
+            try:
+                counts = await job.work(conn, crash)
+            except Exception as error:
+                with suppress(Exception):  # the connection may be what failed; the run then stays without an end
+                    await conn.execute(sql("jobs/finish_run"), run_id, "failed", json.dumps({"error": str(error)}))
+                raise
+            await conn.execute(sql("jobs/finish_run"), run_id, "ok", json.dumps(counts))
+            await conn.execute(sql("jobs/forget_runs"), name)
+            return dict(counts)
+    finally:
+        conn.terminate()
+
+
+async def run_loop(url: str, *, telemetry: Telemetry, crash: CrashPoints, stop: asyncio.Event) -> None:
+    """Run every job when it is due, until `stop`. A job that fails is recorded, logged and tried again at its time."""
+    while not stop.is_set():
+        for job in await _due_jobs(url):
+            if stop.is_set():
+                break
+            await _run_logged(url, job, telemetry, crash)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S):
+                await stop.wait()
+
+
+async def _due_jobs(url: str) -> list[Job]:
+    try:
+        conn = await connect(url, application="anlyt-jobs")
+        try:
+            with unavailable():
+                rows = await conn.fetch(sql("jobs/list_last_starts"))
+        finally:
+            conn.terminate()
+    except Retry as error:
+        log.warning("jobs-wait", cause=str(error))
+        return []
+    ages = {row["job"]: row["age_s"] for row in rows}
+    return [job for job in JOBS if ages.get(job.name, float("inf")) >= job.period.total_seconds()]
+
+
+async def _run_logged(url: str, job: Job, telemetry: Telemetry, crash: CrashPoints) -> None:
+    try:
+        counts = await run_job(url, job.name, crash)
+    except AnlytError as error:
+        telemetry.job_ran(job.name, "failed")
+        log.warning("job-failed", job=job.name, cause=str(error))
+    except Exception:  # one job's mistake must not stop the others; it is recorded and shown as failed
+        telemetry.job_ran(job.name, "failed")
+        log.exception("job-failed", job=job.name)
+    else:
+        telemetry.job_ran(job.name, "ok")
+        if any(counts.values()):
+            log.info("job-done", job=job.name, **counts)
+
+
+async def list_jobs(url: str) -> list[dict[str, Any]]:
+    """Every job with its period and its last run."""
+    conn = await connect(url, application="anlyt-jobs")
+    try:
+        with unavailable():
+            rows = await conn.fetch(sql("jobs/list_last_runs"))
+    finally:
+        conn.terminate()
+    last = {row["job"]: row for row in rows}
+    return [
+        {
+            "job": job.name,
+            "period": str(job.period),
+            "what": job.what,
+            "last_start": last[job.name]["started_at"] if job.name in last else None,
+            "outcome": (last[job.name]["outcome"] or "unfinished") if job.name in last else None,
+            "detail": json.loads(last[job.name]["detail"]) if job.name in last else None,
+        }
+        for job in JOBS
+    ]

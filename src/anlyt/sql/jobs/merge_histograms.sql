@@ -1,0 +1,42 @@
+-- Merge the segments that batches appended into segment 0, for a bounded number of operator hours; answers those hours.
+-- Only the holder of the job's lock writes segment 0. New segments that workers commit meanwhile wait for the next run.
+-- $1 operator hours INTEGER
+WITH touched AS MATERIALIZED (
+    SELECT DISTINCT hour_bucket, operator_id
+    FROM anlyt.latency_histograms
+    WHERE segment > 0
+    ORDER BY hour_bucket, operator_id
+    LIMIT $1
+),
+appended AS (
+    DELETE FROM anlyt.latency_histograms AS h
+    USING touched AS t
+    WHERE h.hour_bucket = t.hour_bucket
+      AND h.operator_id = t.operator_id
+      AND h.segment > 0
+    RETURNING h.hour_bucket, h.operator_id, h.buckets, h.sample_counts
+),
+segments AS (
+    SELECT hour_bucket, operator_id, buckets, sample_counts
+    FROM appended
+    UNION ALL
+    SELECT h.hour_bucket, h.operator_id, h.buckets, h.sample_counts
+    FROM anlyt.latency_histograms AS h
+    JOIN touched AS t USING (hour_bucket, operator_id)
+    WHERE h.segment = 0
+),
+summed AS (
+    SELECT s.hour_bucket, s.operator_id, u.bucket, sum(u.sample_count)::BIGINT AS sample_count
+    FROM segments AS s
+    CROSS JOIN unnest(s.buckets, s.sample_counts) AS u (bucket, sample_count)
+    GROUP BY s.hour_bucket, s.operator_id, u.bucket
+)
+INSERT INTO anlyt.latency_histograms (hour_bucket, operator_id, segment, buckets, sample_counts)
+SELECT hour_bucket, operator_id, 0, array_agg(bucket ORDER BY bucket), array_agg(sample_count ORDER BY bucket)
+FROM summed
+GROUP BY hour_bucket, operator_id
+ORDER BY hour_bucket, operator_id
+ON CONFLICT (hour_bucket, operator_id, segment) DO UPDATE
+SET buckets = excluded.buckets,
+    sample_counts = excluded.sample_counts
+RETURNING hour_bucket, operator_id

@@ -1,0 +1,12 @@
+-- The dead letters that are kept now by reason, of the latest ones: a flood of letters must not make the status slow.
+-- $1 stream TEXT, $2 letters BIGINT (how many are looked at)
+SELECT reason, count(*) AS letters
+FROM (
+    SELECT reason
+    FROM anlyt.dead_letters
+    WHERE stream = $1
+    ORDER BY recorded_at DESC
+    LIMIT $2
+) AS latest
+GROUP BY reason
+ORDER BY reason

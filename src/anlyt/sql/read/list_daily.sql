@@ -1,0 +1,24 @@
+-- One page of metrics_daily in the order of its primary key: a period's rows of every id, behind a row. For staff only.
+-- $1 start TIMESTAMPTZ, $2 end TIMESTAMPTZ, exclusive
+-- $3 bucket TIMESTAMPTZ, $4 scope TEXT, $5 scope_id TEXT: the row before the page, or a key before the period
+-- $6 scopes TEXT[]; $7 row limit INTEGER
+SELECT
+    day_bucket,
+    scope,
+    scope_id,
+    total_messages,
+    delivered_messages,
+    failed_messages,
+    pending_messages,
+    total_cost,
+    latency_sum_ms,
+    latency_sample_count,
+    peak_tps,
+    updated_at
+FROM anlyt.metrics_daily
+WHERE day_bucket >= GREATEST($1::TIMESTAMPTZ, $3)
+  AND day_bucket < $2
+  AND (day_bucket, scope, scope_id) > ($3, $4::TEXT, $5::TEXT)
+  AND scope = ANY($6::TEXT[])
+ORDER BY day_bucket, scope, scope_id
+LIMIT $7

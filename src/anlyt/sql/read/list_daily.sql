@@ -1,4 +1,4 @@
--- One page of metrics_daily in the order of its primary key: a period's rows of every id, behind a row. For staff only.
+-- One page of metrics_daily in the order of its primary key: a period's rows of every id, behind a row. For staff.
 -- $1 start TIMESTAMPTZ, $2 end TIMESTAMPTZ, exclusive
 -- $3 bucket TIMESTAMPTZ, $4 scope TEXT, $5 scope_id TEXT: the row before the page, or a key before the period
 -- $6 scopes TEXT[]; $7 row limit INTEGER

@@ -1,0 +1,282 @@
+"""Read the roll-ups for a Grant: rows with their computed fields, and what is known about freshness. Read only.
+
+In: a connection, a Grant, a checked Query. Out: a Page or a Status, ready to be written as JSON. A read takes scope and
+ids from the Grant through access.see and from nowhere else (I8). Rows and freshness come from one snapshot (REPEATABLE
+READ), so `final` and `completeThrough` speak about exactly the rows beside them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from anlyt.access import PLATFORM_ID, SCOPES, see
+from anlyt.postgres import sql
+from anlyt.queries import REPORTS, Key, Query, ReportName, write_cursor
+from anlyt.rows import AccountUsageDaily, MetricsDaily, MetricsHourly, OperatorPerformance
+from anlyt.settings import PARTITIONS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asyncpg import Connection, Record
+    from asyncpg.pool import PoolConnectionProxy
+
+    from anlyt.access import Grant, Visible
+    from anlyt.settings import Settings
+
+    AnyConnection = Connection[Record] | PoolConnectionProxy[Record]
+
+STREAM_SLOTS: Final = PARTITIONS_MAX  # the stream is cut into as many slots as it can have partitions
+STATUS_LETTERS_MAX: Final = 100_000  # dead letters looked at for their reasons, the latest
+STATUS_BACKFILLS_MAX: Final = 20
+_BEFORE_ALL: Final = timedelta(microseconds=1)
+_NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+class Meta(Struct, frozen=True, rename="camel"):
+    """What the rows beside it are true of."""
+
+    as_of: datetime  # the database's clock
+    complete_through: datetime | None  # everything published before has been counted; null: not known
+    lag_seconds: float | None
+    currency: str
+    source: Literal["postgres"]
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+
+
+class Page(Struct, frozen=True):
+    """One page of rows. `next` is the cursor of the page behind it, null at the end."""
+
+    data: Sequence[Any]
+    next: str | None
+    meta: Meta
+
+
+class Freshness(Struct, frozen=True):
+    """Up to when the stream has been counted, by the database's clock."""
+
+    as_of: datetime
+    complete_through: datetime | None
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How long ago that was; never negative."""
+        if self.complete_through is None:
+            return None
+        return max(0.0, (self.as_of - self.complete_through).total_seconds())
+
+
+def answer_row(record: type[Struct]) -> type[Struct]:
+    """The JSON form of a table's record: its columns in camelCase, then the computed fields."""
+    columns = [(field.name, field.type) for field in msgspec.structs.fields(record)]
+    computed = [(name, float | None) for name in ("delivery_rate", "avg_latency_ms", "error_rate")]
+    name = f"{record.__name__}Row"
+    return msgspec.defstruct(name, [*columns, *computed, ("final", bool)], frozen=True, rename="camel", module=__name__)
+
+
+ROWS: Final[Mapping[ReportName, type[Struct]]] = {
+    "hourly": answer_row(MetricsHourly),
+    "daily": answer_row(MetricsDaily),
+    "operators": answer_row(OperatorPerformance),
+    "accounts": answer_row(AccountUsageDaily),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings) -> Page:
+    """The rows of a page that `grant` may see. Raises RequestError 404 for an id it may not."""
+    visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        await conn.execute(sql("read/plan_each_time"))
+        fresh = await _read_freshness(conn, settings)
+        records = [] if visible is None else await _read_records(conn, visible, query)
+    more = len(records) > query.limit
+    records = records[: query.limit]
+    return Page(
+        data=[_make_row(query.name, record, fresh, settings.max_message_age) for record in records],
+        next=write_cursor(query, _key(query, records[-1])) if more else None,
+        meta=Meta(
+            as_of=fresh.as_of,
+            complete_through=fresh.complete_through,
+            lag_seconds=fresh.lag_seconds,
+            currency=settings.currency,
+            source="postgres",
+            from_=query.start,
+            to=query.end,
+        ),
+    )
+
+
+async def _read_records(conn: AnyConnection, visible: Visible, query: Query) -> list[Record]:
+    """One row more than the page holds, so that its end is known."""
+    after = query.after or Key(query.start - _BEFORE_ALL, "", _NIL_UUID)
+    period = (query.start, query.end, after.bucket)
+    ids = None if visible.ids is None else list(visible.ids)
+    limit = query.limit + 1
+    match query.name:
+        case "hourly" | "daily":
+            place = (*period, after.scope, after.scope_id, SCOPES if visible.scope is None else [visible.scope])
+            if visible.scope == "PLATFORM":
+                ids = ids or [PLATFORM_ID]
+            if ids is None:
+                return await conn.fetch(
+                    sql("read/list_hourly" if query.name == "hourly" else "read/list_daily"), *place, limit
+                )
+            name = "read/list_hourly_of_ids" if query.name == "hourly" else "read/list_daily_of_ids"
+            return await conn.fetch(sql(name), *place, ids, limit)
+        case "operators":
+            return await conn.fetch(sql("read/list_operators"), *period, after.scope_id, ids, limit)
+        case "accounts":
+            return await conn.fetch(sql("read/list_accounts"), *period, after.scope_id, ids, limit)
+        case _:
+            assert_never(query.name)
+
+
+def _key(query: Query, record: Record) -> Key:
+    if query.report.scope is None:
+        return Key(record[0], record["scope"], record["scope_id"])
+    return Key(record[0], query.report.scope, record[1])
+
+
+def _make_row(name: ReportName, record: Record, fresh: Freshness, max_message_age: timedelta) -> Struct:
+    total, delivered, failed, latency_sum, samples = (record.get(column, 0) for column in _DIVIDED[name])
+    end = record[0] + REPORTS[name].bucket
+    return ROWS[name](
+        *record.values(),
+        quotient(delivered, total),
+        quotient(latency_sum, samples),
+        quotient(failed, total),
+        fresh.complete_through is not None and fresh.complete_through >= end + max_message_age,
+    )
+
+
+def quotient(dividend: int, divisor: int) -> float | None:
+    """The true quotient, correctly rounded to a double; None when there is nothing to divide by."""
+    return None if divisor == 0 else dividend / divisor
+
+
+_ROLL_UP: Final = (
+    "total_messages",
+    "delivered_messages",
+    "failed_messages",
+    "latency_sum_ms",
+    "latency_sample_count",
+)
+_DIVIDED: Final[Mapping[ReportName, tuple[str, ...]]] = {
+    "hourly": _ROLL_UP,
+    "daily": _ROLL_UP,
+    "operators": _ROLL_UP,
+    "accounts": ("messages_sent", "messages_delivered", "messages_failed", "", ""),  # this table keeps no latency
+}
+
+
+# -------------------------------------------------------------------------------------------------------------- status
+
+
+class Slot(Struct, frozen=True, rename="camel"):
+    """How far one slot of the stream has been counted."""
+
+    slot: int
+    last_sequence: int
+    last_published_at: datetime | None
+    complete_through: datetime | None
+    lost_messages: int
+    updated_at: datetime
+
+
+class JobRun(Struct, frozen=True, rename="camel"):
+    """The last run of a job. No outcome: it runs, or it was killed."""
+
+    job: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+
+
+class Runway(Struct, frozen=True, rename="camel"):
+    """Until when a partitioned table has partitions."""
+
+    table: str
+    covered_until: datetime
+    runway_seconds: float
+
+
+class Backfill(Struct, frozen=True, rename="camel"):
+    """A named load, which may have changed buckets that were final."""
+
+    name: str
+    counted: int
+    duplicates: int
+    dead_letters: int
+    first_hour: datetime | None
+    last_hour: datetime | None
+    updated_at: datetime
+
+
+class Status(Struct, frozen=True, rename="camel", kw_only=True):
+    """The state of the service. Everybody learns how fresh the numbers are; the rest is for platform staff."""
+
+    as_of: datetime
+    complete_through: datetime | None
+    lag_seconds: float | None
+    stream: str | UnsetType = UNSET
+    counted: int | UnsetType = UNSET
+    duplicates: int | UnsetType = UNSET
+    ignored: int | UnsetType = UNSET
+    dead_letters: int | UnsetType = UNSET  # since the beginning
+    dead_letters_kept: dict[str, int] | UnsetType = UNSET  # by reason, now
+    lost_messages: int | UnsetType = UNSET
+    late_second_counts: int | UnsetType = UNSET
+    slots: list[Slot] | UnsetType = UNSET
+    jobs: list[JobRun] | UnsetType = UNSET
+    partitions: list[Runway] | UnsetType = UNSET
+    backfills: list[Backfill] | UnsetType = UNSET
+    requests_by_key: dict[str, int] | UnsetType = UNSET  # answered by this process
+
+
+async def read_status(conn: AnyConnection, grant: Grant, *, settings: Settings) -> Status:
+    """The state of the service as `grant` may know it."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        fresh = await _read_freshness(conn, settings)
+        known = {} if grant.scope != "PLATFORM" else await _read_staff_status(conn, fresh, settings.stream)
+    return Status(as_of=fresh.as_of, complete_through=fresh.complete_through, lag_seconds=fresh.lag_seconds, **known)
+
+
+async def _read_staff_status(conn: AnyConnection, fresh: Freshness, stream: str) -> dict[str, Any]:
+    totals = await conn.fetchrow(sql("read/sum_ingest_totals"), stream)
+    assert totals is not None, "a sum has one row"
+    letters = await conn.fetch(sql("read/count_dead_letters"), stream, STATUS_LETTERS_MAX)
+    slots = [Slot(*record.values()) for record in await conn.fetch(sql("read/list_positions"), stream)]
+    runs = await conn.fetch(sql("read/list_last_runs"))
+    runways = await conn.fetch(sql("read/list_runways"))
+    backfills = await conn.fetch(sql("read/list_backfills"), STATUS_BACKFILLS_MAX)
+    return {
+        "stream": stream,
+        "counted": totals["counted_events"],
+        "duplicates": totals["duplicate_events"],
+        "ignored": totals["ignored_events"],
+        "dead_letters": totals["dead_letter_events"],
+        "dead_letters_kept": {record["reason"]: record["letters"] for record in letters},
+        # Each slot remembers what the whole stream dropped behind its back, so they are not added up.
+        "lost_messages": max((slot.lost_messages for slot in slots), default=0),
+        "late_second_counts": totals["late_second_counts"],
+        "slots": slots,
+        "jobs": [JobRun(*record.values()) for record in runs],
+        "partitions": [
+            Runway(table, until, (until - fresh.as_of).total_seconds()) for table, until in map(tuple, runways)
+        ],
+        "backfills": [Backfill(*record.values()) for record in backfills],
+    }
+
+
+async def _read_freshness(conn: AnyConnection, settings: Settings) -> Freshness:
+    record = await conn.fetchrow(sql("read/find_freshness"), settings.stream, STREAM_SLOTS)
+    assert record is not None, "an aggregate has one row"
+    return Freshness(*record.values())

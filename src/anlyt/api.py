@@ -1,0 +1,283 @@
+"""HTTP: parse, authorise, ask reports, encode. Nothing is computed here.
+
+In: requests. Out: JSON in camelCase, Prometheus text, one page; errors become problem+json in web.py. Every /v1 route
+goes through `_guarded`, the one place where a key becomes a Grant; a handler gets its connection from there, so a route
+without a Grant has nothing to read with (I8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec reads the annotations of Service
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import parse_qsl
+
+import msgspec
+import structlog
+from fastapi import FastAPI, Request, Response
+
+from anlyt import access, keys, reports, web
+from anlyt.errors import RequestError
+from anlyt.postgres import pending_migrations, unavailable
+from anlyt.queries import PARAMETERS, REPORTS, ReportName, parameter_names, read_query, refuse_parameters
+from anlyt.telemetry import METRICS_CONTENT_TYPE, Telemetry
+
+if TYPE_CHECKING:
+    from asyncpg import Pool, Record
+    from asyncpg.pool import PoolConnectionProxy
+
+    from anlyt.access import Grant, PresentedKey
+    from anlyt.settings import Settings
+
+    PooledConnection = PoolConnectionProxy[Record]
+    Handler = Callable[["Service", PooledConnection, Grant, Request], Awaitable[Any]]
+
+CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
+ANSWER_LIMIT_S: Final = 8.0  # for a whole request; the pool's statements have a shorter limit of their own
+READY_LIMIT_S: Final = 1.5
+FIELDS_MAX: Final = 200  # parameters of one request
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+log = structlog.get_logger("anlyt.api")
+
+
+class Service(msgspec.Struct, frozen=True):
+    """What every route uses."""
+
+    pool: Pool[Record]
+    settings: Settings
+    telemetry: Telemetry
+    tries: access.Tries
+    clock: Callable[[], datetime]
+
+
+def build_app(
+    *, pool: Pool[Record], settings: Settings, telemetry: Telemetry, clock: Callable[[], datetime] | None = None
+) -> FastAPI:
+    """The API over a pool whose statements have a time limit. `clock` gives aware UTC instants, for tests."""
+    service = Service(pool, settings, telemetry, access.Tries(), clock or _utc_now)
+    app = FastAPI(
+        title="anlyt",
+        version=metadata.version("anlyt"),
+        summary="Exactly-once analytics of an A2P messaging platform.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=web.EXCEPTION_HANDLERS,
+    )
+    app.add_middleware(cast("Any", web.protected), telemetry=telemetry)
+    for name, report in REPORTS.items():
+        _add(app, report.path, _guarded(service, "metrics:read", _rows_handler(name)), **_describe_rows(name))
+    _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **_describe_status())
+    _add(app, "/livez", _livez, operation_id="getLiveness", summary="Is the process alive?")
+    _add(app, "/readyz", _readyz(service), operation_id="getReadiness", summary="Can it serve? 503 with the reason.")
+    _add(app, "/metrics", _metrics(telemetry), operation_id="getMetrics", summary="Metrics in Prometheus' text format.")
+    _add(app, "/", _page(), include_in_schema=False)
+    return app
+
+
+def _add(app: FastAPI, path: str, endpoint: Callable[..., Any], **description: Any) -> None:  # noqa: ANN401 - FastAPI's own
+    app.add_api_route(path, endpoint, methods=["GET"], response_model=None, **description)
+
+
+# -------------------------------------------------------------------------------------------------------------- routes
+
+
+def _rows_handler(name: ReportName) -> Handler:
+    async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Page:
+        query = read_query(name, _read_pairs(request), grant=grant, now=service.clock())
+        return await reports.read_page(conn, grant, query, settings=service.settings)
+
+    return rows
+
+
+async def _status(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Status:
+    refuse_parameters(_read_pairs(request))
+    status = await reports.read_status(conn, grant, settings=service.settings)
+    if grant.scope != "PLATFORM":
+        return status
+    return msgspec.structs.replace(status, requests_by_key=dict(service.tries.requests))
+
+
+async def _livez() -> Response:
+    return web.json_answer({"status": "alive"})
+
+
+def _readyz(service: Service) -> Callable[[], Awaitable[Response]]:
+    async def readyz() -> Response:
+        with unavailable():
+            async with asyncio.timeout(READY_LIMIT_S), service.pool.acquire(timeout=READY_LIMIT_S) as conn:
+                missing = await pending_migrations(conn)
+        if missing:
+            raise RequestError(
+                f"the schema is {len(missing)} migrations behind: run anlyt migrate",
+                status=503,
+                code="unavailable",
+            )
+        return web.json_answer({"status": "ready"})
+
+    return readyz
+
+
+def _metrics(telemetry: Telemetry) -> Callable[[], Awaitable[Response]]:
+    async def metrics() -> Response:
+        return Response(telemetry.render(), headers={"content-type": METRICS_CONTENT_TYPE})
+
+    return metrics
+
+
+def _page() -> Callable[[], Awaitable[Response]]:
+    body = resources.files("anlyt").joinpath("dashboard", "index.html").read_bytes()
+
+    async def page() -> Response:
+        return Response(body, media_type="text/html", headers={"content-security-policy": PAGE_POLICY})
+
+    return page
+
+
+# ------------------------------------------------------------------------------------------------------- authorisation
+
+
+def _guarded(
+    service: Service, permission: access.Permission, handler: Handler
+) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that 1. reads the key, 2. gets a connection, 3. admits, 4. asks the permission, 5. handles."""
+
+    async def endpoint(request: Request) -> Response:
+        web.check_accept(request)
+        presented = _present(service, request)
+        with unavailable():
+            async with (
+                asyncio.timeout(ANSWER_LIMIT_S),
+                service.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
+            ):
+                grant = await _admit(service, conn, request, presented)
+                access.require(grant, permission)
+                answer = await handler(service, conn, grant, request)
+        return web.json_answer(answer)
+
+    return endpoint
+
+
+def _present(service: Service, request: Request) -> PresentedKey:
+    """The key of a request, before anything is asked of the database."""
+    text = _read_credentials(request)
+    presented = access.read_key(text)
+    wait_s = service.tries.refuse_after(_address(request), presented and presented.key_id, time.monotonic())
+    if wait_s is not None:
+        raise RequestError(
+            "too many invalid keys came from this address; wait a moment and check the key",
+            status=429,
+            code="too-many-tries",
+        )
+    if presented is None:
+        service.tries.failed(_address(request), time.monotonic())
+        raise _invalid_key()
+    request.state.key_id = presented.key_id
+    return presented
+
+
+async def _admit(service: Service, conn: PooledConnection, request: Request, presented: PresentedKey) -> Grant:
+    grant = await keys.find_grant(conn, presented, now=service.clock())
+    if grant is None:
+        service.tries.failed(_address(request), time.monotonic())
+        raise _invalid_key()
+    service.tries.succeeded(presented.key_id)
+    return grant
+
+
+def _read_credentials(request: Request) -> str:
+    bearers = request.headers.getlist("authorization")
+    texts = [*bearers, *request.headers.getlist("x-api-key")]
+    if not texts:
+        raise RequestError(
+            "no key was given; send one as `Authorization: Bearer anlyt_...`", status=401, code="unauthorized"
+        )
+    scheme, _, text = texts[0].partition(" ") if bearers else ("bearer", "", texts[0])
+    if len(texts) > 1 or scheme.lower() != "bearer":
+        raise RequestError(
+            "send one key, as `Authorization: Bearer anlyt_...` or as `X-API-Key: anlyt_...`",
+            status=401,
+            code="unauthorized",
+        )
+    return text.strip()
+
+
+def _invalid_key() -> RequestError:
+    return RequestError(
+        "this key is not valid: it is unknown, mistyped, expired or revoked", status=401, code="unauthorized"
+    )
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else "unknown"
+
+
+def _read_pairs(request: Request) -> list[tuple[str, str]]:
+    try:
+        text = request.scope["query_string"].decode("latin-1")
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
+    except ValueError:
+        raise RequestError(
+            f"the part of the address behind the question mark must be UTF-8 and hold at most {FIELDS_MAX} parameters",
+            status=422,
+            code="invalid-request",
+        ) from None
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+# ------------------------------------------------------------------------------------------------------------- OpenAPI
+
+
+def _describe_rows(name: ReportName) -> dict[str, Any]:
+    parameters = [
+        {
+            "name": parameter,
+            "in": "query",
+            "required": False,
+            "description": PARAMETERS[parameter].meaning,
+            "schema": {"type": "array", "items": PARAMETERS[parameter].schema}
+            if PARAMETERS[parameter].repeatable
+            else PARAMETERS[parameter].schema,
+        }
+        for parameter in parameter_names(name)
+    ]
+    return _describe_guarded(f"list{name.title()}", REPORTS[name].meaning) | {
+        "openapi_extra": {"parameters": parameters, "security": _SECURITY}
+    }
+
+
+def _describe_status() -> dict[str, Any]:
+    return _describe_guarded(
+        "getStatus", "Up to when everything has been counted; for platform staff, the whole state."
+    ) | {"openapi_extra": {"security": _SECURITY}}
+
+
+def _describe_guarded(operation_id: str, summary: str) -> dict[str, Any]:
+    problems: dict[int, Any] = {
+        status: {"description": meaning, "content": {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}}
+        for status, meaning in _ANSWERS.items()
+    }
+    return {"operation_id": operation_id, "summary": summary, "responses": problems}
+
+
+_SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
+_PROBLEM_SCHEMA: Final = {"type": "object", "required": ["type", "title", "status", "detail"]}
+_ANSWERS: Final = {
+    400: "The cursor does not belong to this question.",
+    401: "No valid key.",
+    403: "The key lacks a permission.",
+    404: "There is no such id, or the key may not see it.",
+    422: "A parameter is wrong; `parameter` names it.",
+    429: "Too many invalid keys from this address.",
+    503: "The database cannot be reached.",
+}

@@ -1,0 +1,312 @@
+"""What all HTTP answers have in common: problems, security headers, limits, the access log, and the server itself.
+
+In: an ASGI app, errors. Out: RFC 9457 problem+json for every error, the same headers on every answer, one log line and
+one count a request, and a server that stops when told to. Causes go to the log, never to the caller: no answer carries
+a stack, SQL or an address of ours (I9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+import uvicorn
+from asyncpg import InternalClientError, QueryCanceledError
+from fastapi import Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+
+from anlyt.errors import ConfigurationError, DatabaseUnavailable, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Mapping
+
+    from fastapi import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from anlyt.telemetry import Telemetry
+
+QUERY_BYTES_MAX: Final = 8_192  # of the part of an address behind the question mark
+HEADERS_BYTES_MAX: Final = 16_384
+HEAD_BYTES_MAX: Final = 32_768  # of a request's line and headers while they arrive
+CONNECTIONS_MAX: Final = 1_000
+BACKLOG_MAX: Final = 512
+KEEP_ALIVE_S: Final = 30
+STOP_LIMIT_S: Final = 10
+RETRY_AFTER_S: Final = 2
+TRIES_RETRY_AFTER_S: Final = 10
+
+PROBLEM_BASE: Final = "urn:anlyt:problem:"
+PROBLEMS: Final[Mapping[str, str]] = {
+    "invalid-request": "The request cannot be read",
+    "invalid-cursor": "The cursor does not fit",
+    "unauthorized": "A valid key is needed",
+    "forbidden": "The key lacks a permission",
+    "not-found": "Not found",
+    "method-not-allowed": "The method is not allowed",
+    "not-acceptable": "There is no such representation",
+    "query-too-long": "The query is too long",
+    "headers-too-long": "The headers are too long",
+    "invalid-parameter": "A parameter is not valid",
+    "unknown-parameter": "A parameter is not known",
+    "repeated-parameter": "A parameter is repeated",
+    "period-too-long": "The period is too long",
+    "too-many-tries": "Too many invalid keys",
+    "internal-error": "Something went wrong on our side",
+    "unavailable": "The service is not available",
+    "too-slow": "The answer took too long",
+}
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+_STATUS_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
+    401: {"www-authenticate": 'Bearer realm="anlyt"'},
+    429: {"retry-after": str(TRIES_RETRY_AFTER_S)},
+    503: {"retry-after": str(RETRY_AFTER_S)},
+}
+_HTTP_CODES: Final[Mapping[int, tuple[str, str]]] = {
+    404: ("not-found", "there is nothing at this address"),
+    405: ("method-not-allowed", "this address does not take this method; the header Allow lists those it takes"),
+}
+_UNMATCHED: Final = "unmatched"  # route label of addresses that do not exist
+
+log = structlog.get_logger("anlyt.api")
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """RFC 9457 problem details; `parameter` is the one that is wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    parameter: str | None = None
+
+
+def json_answer(answer: object) -> Response:
+    """A 200 with a record as JSON: BIGINT as integer, NUMERIC as string, instants in UTC with a Z."""
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    parameter: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error as application/problem+json. It carries the security headers itself: a 500 passes no middleware."""
+    body = Problem(PROBLEM_BASE + code, PROBLEMS[code], status, detail, parameter)
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        media_type="application/problem+json",
+        headers={**SECURITY_HEADERS, **_STATUS_HEADERS.get(status, {}), **(headers or {})},
+    )
+
+
+async def _on_request_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return problem(error.status, error.code, str(error), parameter=error.parameter)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, detail = _HTTP_CODES.get(error.status_code, ("invalid-request", HTTPStatus(error.status_code).phrase))
+    return problem(error.status_code, code, detail, headers=error.headers)
+
+
+async def _on_unavailable(_request: Request, error: Exception) -> Response:
+    if isinstance(error.__cause__, QueryCanceledError):
+        return problem(503, "too-slow", "the answer took too long; ask for a shorter period or fewer ids")
+    log.warning("http-unavailable", cause=str(error))
+    return problem(503, "unavailable", "the database cannot be reached at the moment; try again in a few seconds")
+
+
+async def _on_mistake(request: Request, _error: Exception) -> Response:
+    """The cause is in the log: the server writes what passes here with its traceback."""
+    return problem(
+        500,
+        "internal-error",
+        "this is a mistake of the service; its log has the cause, near the line with this answer's X-Request-Id",
+        headers={"x-request-id": request.state.request_id},
+    )
+
+
+EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {
+    RequestError: _on_request_error,
+    HTTPException: _on_http_error,
+    DatabaseUnavailable: _on_unavailable,
+    # asyncpg says this when the server has ended an idle session and the end has not been noticed yet.
+    InternalClientError: _on_unavailable,
+    Exception: _on_mistake,
+}
+
+
+def check_accept(request: Request) -> None:
+    """Raise a 406 for a caller that would take no JSON."""
+    accepted = ",".join(request.headers.getlist("accept"))
+    ranges = {part.partition(";")[0].strip().lower() for part in accepted.split(",")} - {""}
+    if ranges and ranges.isdisjoint({"*/*", "application/*", "application/json"}):
+        raise RequestError("this route answers in application/json only", status=406, code="not-acceptable")
+
+
+# ---------------------------------------------------------------------------------------------------------- middleware
+
+
+def protected(app: ASGIApp, *, telemetry: Telemetry) -> ASGIApp:
+    """Middleware: the limits of a request, the headers of every answer, one count and one log line each."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        status = 500  # unless an answer begins
+
+        async def send_protected(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["x-request-id"] = request_id
+            await send(message)
+
+        scope.setdefault("state", {})["request_id"] = request_id
+        try:
+            refusal = _refuse(scope)
+            await (refusal or app)(scope, receive, send_protected)
+        finally:
+            _record(scope, telemetry, status, time.perf_counter() - started)
+
+    return run
+
+
+def _refuse(scope: Scope) -> Response | None:
+    headers = Headers(scope=scope)
+    if len(scope["query_string"]) > QUERY_BYTES_MAX:
+        return problem(
+            414,
+            "query-too-long",
+            f"the query has {len(scope['query_string'])} bytes, but at most {QUERY_BYTES_MAX} are read",
+        )
+    if sum(len(name) + len(value) for name, value in headers.raw) > HEADERS_BYTES_MAX:
+        return problem(431, "headers-too-long", f"the headers are longer than {HEADERS_BYTES_MAX} bytes")
+    if scope["method"] == "GET" and (headers.get("content-length", "0") != "0" or "transfer-encoding" in headers):
+        return problem(400, "invalid-request", "a GET request carries no body")
+    return None
+
+
+def _record(scope: Scope, telemetry: Telemetry, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", _UNMATCHED)
+    telemetry.answered(route, status, seconds=seconds)
+    log.info(
+        "http-answered",
+        method=scope["method"],
+        route=route,
+        status=status,
+        seconds=round(seconds, 6),
+        key_id=scope["state"].get("key_id"),
+        request_id=scope["state"]["request_id"],
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- server
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it is ready and leaves signals to the command line."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the process's signal handlers alone."""
+        yield
+
+
+async def serve(
+    app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, on_ready: Callable[[str], None] | None = None
+) -> None:
+    """Answer requests until `stop` is set, then finish those at hand. `on_ready` gets the address, with the real port.
+
+    Raises ConfigurationError when the address cannot be listened on.
+    """
+    listener = _listen(host, port)
+    url = _url_of(listener)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_LIMIT_S,
+        limit_concurrency=CONNECTIONS_MAX,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        http="h11",
+        ws="none",
+    )
+    server = _Server(config)
+    with listener:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(server.serve(sockets=[listener]), name="http server")
+            await server.ready.wait()
+            log.info("api-listening", url=url)
+            if on_ready is not None:
+                on_ready(url)
+            await stop.wait()
+            server.should_exit = True
+    log.info("api-stopped", url=url)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigurationError(
+            f"ANLYT_HTTP_HOST is {host!r}, which is no address of ours: {error.strerror}"
+        ) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG_MAX)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"the API cannot listen on {host}:{port}: {error.strerror}; stop what listens there, or set "
+            "ANLYT_HTTP_HOST and ANLYT_HTTP_PORT (0 takes a free port)"
+        ) from None
+    return listener
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,8 +1,8 @@
 """Periodic jobs: a literal table, one runner a job at a time across all machines, every run recorded.
 
 In: what the workers left to do (histogram segments, months without partitions). Out: the same facts, tidied, and rows
-in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A job's lock is
-held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows are
+in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A job's lock
+is held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows are
 locked in the order the workers lock them (I5).
 """
 
@@ -14,11 +14,12 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
 import structlog
 from msgspec import Struct
 
 from anlyt.errors import AnlytError, Retry, UsageError
-from anlyt.postgres import connect, ensure_partitions, sql, unavailable
+from anlyt.postgres import ensure_partitions, session, sql
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,29 +30,34 @@ if TYPE_CHECKING:
     from anlyt.telemetry import Telemetry
 
 JOB_TIMEOUT_S: Final = 900
-TICK_S: Final = 1.0
-OPERATOR_HOURS_MAX: Final = 500  # merged in one transaction
+WAIT_MIN_S: Final = 1.0  # between two looks at what is due
+WAIT_MAX_S: Final = 10.0
+SEGMENTS_MAX: Final = 2_000  # merged in one transaction
 PARTITION_MONTHS_AHEAD: Final = 3
 
 log = structlog.get_logger("anlyt.jobs")
 
 
 async def percentiles(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
-    """Merge new histogram segments and write latency_p95_ms of the hours they belong to; a bounded number at a time."""
-    merged = written = 0
-    while True:
+    """Merge new histogram segments and write latency_p95_ms of their hours, SEGMENTS_MAX in one transaction.
+
+    An hour whose segments do not fit into one transaction has the percentile of those merged until the next commits.
+    """
+    merged = changed = 0
+    taken = SEGMENTS_MAX
+    while taken == SEGMENTS_MAX:
         async with conn.transaction():
-            hours = await conn.fetch(sql("jobs/merge_histograms"), OPERATOR_HOURS_MAX)
+            rows = await conn.fetch(sql("jobs/merge_histograms"), SEGMENTS_MAX)
             crash.reach("job-percentiles-merged")
-            touched = [row["hour_bucket"] for row in hours], [row["operator_id"] for row in hours]
-            await conn.execute(sql("jobs/lock_operator_hours"), *touched)
-            status = await conn.execute(sql("jobs/write_percentiles"), *touched)
+            hours = [row["hour_bucket"] for row in rows], [row["operator_id"] for row in rows]
+            await conn.execute(sql("jobs/lock_operator_hours"), *hours)
+            written = await conn.fetch(sql("jobs/write_percentiles"), *hours)
             crash.reach("job-percentiles-written")
         crash.reach("job-percentiles-committed")
-        merged += len(hours)
-        written += int(status.split()[-1])
-        if len(hours) < OPERATOR_HOURS_MAX:
-            return {"operator_hours": merged, "percentiles_changed": written}
+        taken = rows[0]["segments"] if rows else 0
+        merged += taken
+        changed += len(written)
+    return {"segments_merged": merged, "percentiles_changed": changed}
 
 
 async def partitions(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
@@ -98,50 +104,64 @@ async def run_job(url: str, name: str, crash: CrashPoints) -> dict[str, Any]:
     Raises Retry when PostgreSQL cannot be used, and whatever the job raises, after recording it.
     """
     job = find_job(name)
-    conn = await connect(url, application=f"anlyt-job-{name}", statement_timeout_s=JOB_TIMEOUT_S)
-    try:
-        with unavailable():
-            if not await conn.fetchval(sql("jobs/lock_job"), name):
-                return {"skipped": "another runner has this job"}
-            run_id: int = await conn.fetchval(sql("jobs/start_run"), name)
-            try:
-                counts = await job.work(conn, crash)
-            except Exception as error:
-                with suppress(Exception):  # the connection may be what failed; the run then stays without an end
-                    await conn.execute(sql("jobs/finish_run"), run_id, "failed", json.dumps({"error": str(error)}))
-                raise
-            await conn.execute(sql("jobs/finish_run"), run_id, "ok", json.dumps(counts))
-            await conn.execute(sql("jobs/forget_runs"), name)
-            return dict(counts)
-    finally:
-        conn.terminate()
+    async with session(url, application=f"anlyt-job-{name}", statement_timeout_s=JOB_TIMEOUT_S) as conn:
+        if not await conn.fetchval(sql("jobs/lock_job"), name):
+            return {"skipped": "someone else runs it"}
+        run_id: int = await conn.fetchval(sql("jobs/start_run"), name)
+        try:
+            counts = await job.work(conn, crash)
+        except Exception as error:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it may be what failed
+                await conn.execute(sql("jobs/finish_run"), run_id, "failed", json.dumps({"error": str(error)}))
+            raise
+        await conn.execute(sql("jobs/finish_run"), run_id, "ok", json.dumps(counts))
+        await conn.execute(sql("jobs/forget_runs"), name)
+        return dict(counts)
 
 
 async def run_loop(url: str, *, telemetry: Telemetry, crash: CrashPoints, stop: asyncio.Event) -> None:
     """Run every job when it is due, until `stop`. A job that fails is recorded, logged and tried again at its time."""
     while not stop.is_set():
-        for job in await _due_jobs(url):
-            if stop.is_set():
-                break
-            await _run_logged(url, job, telemetry, crash)
+        due, wait_s = await _find_due(url)
+        for job in due:
+            if not stop.is_set():
+                await _run_logged(url, job, telemetry, crash)
         with suppress(TimeoutError):
-            async with asyncio.timeout(TICK_S):
+            async with asyncio.timeout(WAIT_MIN_S if due else wait_s):
                 await stop.wait()
 
 
-async def _due_jobs(url: str) -> list[Job]:
+async def list_jobs(url: str) -> list[dict[str, Any]]:
+    """Every job with its period and its last run."""
+    last = await _read_last_runs(url)
+    return [
+        {
+            "job": job.name,
+            "period": str(job.period),
+            "what": job.what,
+            "last_start": last[job.name]["started_at"] if job.name in last else None,
+            "outcome": (last[job.name]["outcome"] or "unfinished") if job.name in last else None,
+            "detail": json.loads(last[job.name]["detail"]) if job.name in last else None,
+        }
+        for job in JOBS
+    ]
+
+
+async def _find_due(url: str) -> tuple[list[Job], float]:
+    """The jobs whose period has passed since their last start, and how long until another one's has."""
     try:
-        conn = await connect(url, application="anlyt-jobs")
-        try:
-            with unavailable():
-                rows = await conn.fetch(sql("jobs/list_last_starts"))
-        finally:
-            conn.terminate()
+        last = await _read_last_runs(url)
     except Retry as error:
         log.warning("jobs-wait", cause=str(error))
-        return []
-    ages = {row["job"]: row["age_s"] for row in rows}
-    return [job for job in JOBS if ages.get(job.name, float("inf")) >= job.period.total_seconds()]
+        return [], WAIT_MIN_S
+    left_s = {job: job.period.total_seconds() - last[job.name]["age_s"] if job.name in last else 0.0 for job in JOBS}
+    return [job for job in JOBS if left_s[job] <= 0], min(max(min(left_s.values()), WAIT_MIN_S), WAIT_MAX_S)
+
+
+async def _read_last_runs(url: str) -> dict[str, Record]:
+    async with session(url, application="anlyt-jobs") as conn:
+        rows = await conn.fetch(sql("jobs/list_last_runs"), [job.name for job in JOBS])
+    return {row["job"]: row for row in rows}
 
 
 async def _run_logged(url: str, job: Job, telemetry: Telemetry, crash: CrashPoints) -> None:
@@ -154,28 +174,8 @@ async def _run_logged(url: str, job: Job, telemetry: Telemetry, crash: CrashPoin
         telemetry.job_ran(job.name, "failed")
         log.exception("job-failed", job=job.name)
     else:
+        if "skipped" in counts:
+            return
         telemetry.job_ran(job.name, "ok")
         if any(counts.values()):
             log.info("job-done", job=job.name, **counts)
-
-
-async def list_jobs(url: str) -> list[dict[str, Any]]:
-    """Every job with its period and its last run."""
-    conn = await connect(url, application="anlyt-jobs")
-    try:
-        with unavailable():
-            rows = await conn.fetch(sql("jobs/list_last_runs"))
-    finally:
-        conn.terminate()
-    last = {row["job"]: row for row in rows}
-    return [
-        {
-            "job": job.name,
-            "period": str(job.period),
-            "what": job.what,
-            "last_start": last[job.name]["started_at"] if job.name in last else None,
-            "outcome": (last[job.name]["outcome"] or "unfinished") if job.name in last else None,
-            "detail": json.loads(last[job.name]["detail"]) if job.name in last else None,
-        }
-        for job in JOBS
-    ]

@@ -1,8 +1,9 @@
--- Merge the segments that batches appended into segment 0, for a bounded number of operator hours; answers those hours.
--- Only the holder of the job's lock writes segment 0. New segments that workers commit meanwhile wait for the next run.
--- $1 operator hours INTEGER
-WITH touched AS MATERIALIZED (
-    SELECT DISTINCT hour_bucket, operator_id
+-- Merge segments that batches appended into segment 0, a bounded number of them; answers the operator hours they were
+-- of, with the number of segments in each row. Only the holder of the job's lock touches segment 0; segments that
+-- workers commit meanwhile are not seen and wait for the next time.
+-- $1 segments INTEGER (at most)
+WITH taken AS MATERIALIZED (
+    SELECT hour_bucket, operator_id, segment
     FROM anlyt.latency_histograms
     WHERE segment > 0
     ORDER BY hour_bucket, operator_id
@@ -10,10 +11,10 @@ WITH touched AS MATERIALIZED (
 ),
 appended AS (
     DELETE FROM anlyt.latency_histograms AS h
-    USING touched AS t
+    USING taken AS t
     WHERE h.hour_bucket = t.hour_bucket
       AND h.operator_id = t.operator_id
-      AND h.segment > 0
+      AND h.segment = t.segment
     RETURNING h.hour_bucket, h.operator_id, h.buckets, h.sample_counts
 ),
 segments AS (
@@ -21,8 +22,8 @@ segments AS (
     FROM appended
     UNION ALL
     SELECT h.hour_bucket, h.operator_id, h.buckets, h.sample_counts
-    FROM anlyt.latency_histograms AS h
-    JOIN touched AS t USING (hour_bucket, operator_id)
+    FROM (SELECT DISTINCT hour_bucket, operator_id FROM taken) AS t
+    JOIN anlyt.latency_histograms AS h USING (hour_bucket, operator_id)
     WHERE h.segment = 0
 ),
 summed AS (
@@ -39,4 +40,4 @@ ORDER BY hour_bucket, operator_id
 ON CONFLICT (hour_bucket, operator_id, segment) DO UPDATE
 SET buckets = excluded.buckets,
     sample_counts = excluded.sample_counts
-RETURNING hour_bucket, operator_id
+RETURNING hour_bucket, operator_id, (SELECT count(*) FROM taken) AS segments

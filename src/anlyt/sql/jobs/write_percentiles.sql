@@ -1,4 +1,4 @@
--- Write the nearest-rank 95th percentile of operator hours whose histogram was just merged.
+-- Write the nearest-rank 95th percentile of operator hours whose histogram was just merged; a row for each that changed.
 -- $1 hour_bucket TIMESTAMPTZ[], $2 operator_id UUID[]
 WITH percentiles AS (
     SELECT h.hour_bucket, h.operator_id, anlyt.latency_value(p.bucket) AS latency_p95_ms
@@ -26,3 +26,4 @@ FROM percentiles AS p
 WHERE o.hour_bucket = p.hour_bucket
   AND o.operator_id = p.operator_id
   AND o.latency_p95_ms IS DISTINCT FROM p.latency_p95_ms
+RETURNING o.hour_bucket, o.operator_id

@@ -523,13 +523,12 @@ def _batch(run: _Run, events: list[_Event]) -> Publication:
 
 
 def _structured(event: _Event) -> bytes:
+    if event.raw:
+        return event.raw
     return (
-        event.raw
-        or (
-            f'{{"specversion":"1.0","id":"{event.id}","source":"{event.source}","type":"{event.kind}","time":"{event.time}",'
-            f'"datacontenttype":"application/json","data":{{{event.data}}}}}'
-        ).encode()
-    )
+        f'{{"specversion":"1.0","id":"{event.id}","source":"{event.source}","type":"{event.kind}","time":"{event.time}",'
+        f'"datacontenttype":"application/json","data":{{{event.data}}}}}'
+    ).encode()
 
 
 # ------------------------------------------------------------------------------------------------------- small parts

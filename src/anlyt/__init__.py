@@ -1,1 +1,1 @@
-"""anlyt: exactly-once analytics for an A2P messaging platform. Start reading at events.py and follow docs/architecture.md."""
+"""anlyt: exactly-once analytics for an A2P messaging platform. The flow is drawn in docs/architecture.md."""

@@ -270,7 +270,7 @@ class Keeper:
                 stdout=descriptor,
                 stderr=descriptor,
                 start_new_session=True,
-                preexec_fn=_dying_with_parent(self._program.stop_signal),  # noqa: PLW1509 - one system call, prepared before the fork
+                preexec_fn=dying_with_parent(self._program.stop_signal),  # noqa: PLW1509 - one system call, prepared before the fork
             )
         finally:
             os.close(descriptor)
@@ -456,7 +456,7 @@ def _choose_port(preferred: int) -> int:
     raise ConfigurationError(f"{PORT_TRIES_MAX} ports of {PORTS.start}-{PORTS.stop - 1} were tried and none is free")
 
 
-def _dying_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+def dying_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     """What a child runs before its program, so that the kernel sends it `number` when we die (Linux).
 
     The kernel watches the thread that started the child: start servers from a thread that lives as long as they.

@@ -16,7 +16,7 @@ from anlyt.events import format_instant
 if TYPE_CHECKING:
     from random import Random
 
-_FAR_AHEAD: Final = timedelta(days=1)
+_FAR_AHEAD: Final = timedelta(days=30)  # also when traffic is published long after its instants
 _STALE: Final = timedelta(hours=-49)
 _TOO_LATE: Final = timedelta(days=-100)  # behind any ANLYT_MAX_MESSAGE_AGE, and behind hot retention for a backfill
 

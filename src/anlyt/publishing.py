@@ -2,7 +2,7 @@
 
 In: Outgoing messages. Out: Published, when every one of them is acknowledged; anything else raises. Publishing the same
 again after an error is always safe, because ids are counted once (I2). At full speed messages go in atomic batches,
-which nats-server writes to disk with one fsync (docs/adr/0004-jetstream-durability.md); a refused batch goes one by one.
+which nats-server puts on disk with one fsync (docs/adr/0004-jetstream-durability.md); a refused batch goes one by one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,622 @@
+"""The command line: reads settings, builds the objects a command needs, turns errors into sentences and exit codes.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 failure, 2 usage, 3 configuration, 4 a dependency cannot be
+reached, 5 a check found a difference. Modules that cost time to import are imported by the command that needs them, so
+that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import traceback
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
+
+import typer
+from typer.exceptions import TyperException
+
+from anlyt import settings as settings_module
+from anlyt.errors import AnlytError, ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from anlyt.queries import ReportName
+    from anlyt.settings import Settings
+
+Result = TypeVar("Result")
+INTERRUPTED_EXIT_CODE: Final = 130
+API_SESSIONS_MAX: Final = 10
+API_STATEMENT_TIMEOUT_S: Final = 5.0
+
+app = typer.Typer(
+    name="anlyt",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Exactly-once analytics for an A2P messaging platform.",
+    epilog="Start with: anlyt up --demo",
+)
+events_app = typer.Typer(no_args_is_help=True, help="Publish events into the stream.")
+letters_app = typer.Typer(no_args_is_help=True, help="Events that could not be counted.")
+jobs_app = typer.Typer(no_args_is_help=True, help="Periodic jobs: percentiles, partitions.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
+query_app = typer.Typer(no_args_is_help=True, help="Rows of the API as a table, JSON or CSV.")
+for _name, _group in (
+    ("events", events_app),
+    ("dead-letters", letters_app),
+    ("jobs", jobs_app),
+    ("keys", keys_app),
+    ("query", query_app),
+):
+    app.add_typer(_group, name=_name)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def main() -> None:
+    """Entry point of `anlyt`."""
+    sys.exit(run(app, sys.argv[1:]))
+
+
+def etl() -> None:
+    """Entry point of `anlyt-etl`: the same as `anlyt jobs run archive`."""
+    sys.exit(run(app, ["jobs", "run", "archive", *sys.argv[1:]]))
+
+
+def run(application: typer.Typer, arguments: list[str]) -> int:
+    """Run one command and return its exit code; every expected error becomes one sentence on stderr."""
+    try:
+        code = typer.main.get_command(application).main(arguments, prog_name="anlyt", standalone_mode=False)
+    except typer.Exit as done:
+        code = done.exit_code
+    except TyperException as error:
+        _show_usage_error(error)
+        code = UsageError.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        _say("stopped")
+        code = INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the top: whatever is left is our own mistake
+        code = _report(_first_expected(error))
+    return code if isinstance(code, int) else 0
+
+
+def _show_usage_error(error: TyperException) -> None:
+    show: Callable[[], None] | None = getattr(error, "show", None)  # usage errors know how; others are a sentence
+    if show is not None:
+        show()
+    else:
+        _say(f"anlyt: {error.format_message()}")
+
+
+def _first_expected(error: Exception) -> Exception:
+    """The expected error in a group that holds no other; else the error as it is."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    expected, rest = cast("ExceptionGroup[Exception]", error).split(AnlytError)
+    if expected is None or rest is not None:
+        return cast("Exception", error)
+    return _first_expected(expected.exceptions[0])
+
+
+def _report(error: BaseException) -> int:
+    if isinstance(error, AnlytError):
+        typer.echo(f"anlyt: {error}", err=True)
+        return error.exit_code
+    traceback.print_exception(error)
+    typer.echo("anlyt: this is a mistake of anlyt itself; please report it with the lines above", err=True)
+    return AnlytError.exit_code
+
+
+@app.callback()
+def configure(
+    ctx: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings (or ANLYT_CONFIG).")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting; wins over the environment.")
+    ] = None,
+) -> None:
+    """Exactly-once analytics for an A2P messaging platform."""
+    flags: dict[str, object] = {"config": config}
+    for pair in setting or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes NAME=VALUE, like --set http_port=9090, not {pair!r}")
+        flags[name.lower().removeprefix("anlyt_")] = value
+    ctx.obj = flags
+
+
+def _settings(ctx: typer.Context, **flags: object) -> Settings:
+    from anlyt import telemetry
+
+    settings = settings_module.load(ctx.obj | flags)
+    telemetry.configure_logs(settings.log_format, settings.log_level)
+    return settings
+
+
+def _connected(ctx: typer.Context, **flags: object) -> Settings:
+    """The settings with both addresses: as set, or those of the embedded servers that run in the data directory."""
+    settings = _settings(ctx, **flags)
+    if settings.database_url is not None and settings.nats_url is not None:
+        return settings
+    from anlyt import up
+
+    found = up.running_servers(settings.data_dir)
+    if found is None:
+        missing = "ANLYT_DATABASE_URL" if settings.database_url is None else "ANLYT_NATS_URL"
+        where = settings.data_dir.absolute()
+        raise ConfigurationError(f"{missing} is not set, and no embedded servers run in {where} (start them: anlyt up)")
+    return up.with_servers(settings, found)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    import uvloop
+
+    return uvloop.run(work)
+
+
+def _run_until_stopped(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run until SIGTERM or SIGINT sets the event; a second signal ends the process at once."""
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(AnlytError.exit_code)
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await serve(stop)
+
+    _run(guarded())
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: object) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------------- the roles
+
+
+@app.command()
+def up(
+    ctx: typer.Context,
+    *,
+    demo: Annotated[bool, typer.Option("--demo", help="Sample history and live simulated traffic.")] = False,
+) -> None:
+    """All roles in one process tree; embedded servers for every address that is not set.
+
+    Example: anlyt up --demo
+    """
+    from anlyt import up as up_module
+
+    settings = _settings(ctx)
+    _run_until_stopped(lambda stop: up_module.run(settings, demo=demo, flags=_passed_on(ctx), stop=stop))
+
+
+def _passed_on(ctx: typer.Context) -> list[str]:
+    """The global options, for the processes `up` starts."""
+    flags = dict(ctx.obj)
+    config = flags.pop("config")
+    given = [] if config is None else ["--config", str(config)]
+    return given + [part for name, value in flags.items() for part in ("--set", f"{name}={value}")]
+
+
+@app.command()
+def migrate(
+    ctx: typer.Context,
+    *,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the schema up to date, make partitions and the stream. Safe to run at any time, any number of times."""
+    from anlyt import postgres
+    from anlyt import up as up_module
+
+    if sql:
+        typer.echo(postgres.migration_script())
+        return
+    applied = _run(up_module.prepare(_connected(ctx)))
+    if as_json:
+        _print_json({"applied": applied})
+        return
+    typer.echo(f"applied {', '.join(applied)}" if applied else "the schema is up to date", err=True)
+
+
+@app.command()
+def worker(
+    ctx: typer.Context,
+    *,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Exit 0 when the stream's present end has been counted.")
+    ] = False,
+) -> None:
+    """Consume: count the stream into PostgreSQL. Any number may run, on any machine.
+
+    Example: anlyt worker --until-idle
+    """
+    from anlyt import worker as worker_module
+    from anlyt.crash import CrashPoints
+    from anlyt.telemetry import Telemetry
+
+    settings = _connected(ctx)
+    telemetry = Telemetry()
+    crash = CrashPoints.parse(settings.crash_points)
+    _run_until_stopped(
+        lambda stop: worker_module.run(settings, telemetry=telemetry, crash=crash, stop=stop, until_idle=until_idle)
+    )
+
+
+@app.command()
+def api(ctx: typer.Context) -> None:
+    """HTTP API and dashboard."""
+    from anlyt import postgres, web
+    from anlyt.api import build_app
+    from anlyt.telemetry import Telemetry
+
+    settings = _connected(ctx)
+
+    async def serve(stop: asyncio.Event) -> None:
+        pool = await postgres.open_pool(
+            _url(settings),
+            application="anlyt-api",
+            size_max=API_SESSIONS_MAX,
+            statement_timeout_s=API_STATEMENT_TIMEOUT_S,
+        )
+        try:
+            app = build_app(pool=pool, settings=settings, telemetry=Telemetry())
+            await web.serve(app, host=settings.http_host, port=settings.http_port, stop=stop)
+        finally:
+            pool.terminate()
+
+    _run_until_stopped(serve)
+
+
+@app.command()
+def doctor(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """Check servers, versions, settings, clock, partitions and the stream, and say what to do. Exit 1 on a problem."""
+    from anlyt import doctor as doctor_module
+
+    findings = _run(doctor_module.examine(_connected(ctx)))
+    if as_json:
+        _print_json([{"check": f.check, "level": f.level, "finding": f.finding, "remedy": f.remedy} for f in findings])
+    else:
+        marks = {"ok": "ok     ", "warning": "warning", "problem": "problem"}
+        for f in findings:
+            typer.echo(f"{marks[f.level]}  {f.check}: {f.finding}" + (f"\n         -> {f.remedy}" if f.remedy else ""))
+    if any(f.level == "problem" for f in findings):
+        raise typer.Exit(AnlytError.exit_code)
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+@jobs_app.command("list")
+def jobs_list(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """The jobs, their periods and their last runs."""
+    from anlyt import jobs
+
+    _show(_run(jobs.list_jobs(_url(_connected(ctx)))), as_json=as_json)
+
+
+@jobs_app.command("run")
+def jobs_run(
+    ctx: typer.Context, name: Annotated[str, typer.Argument(help="Name of the job.")], *, as_json: Json = False
+) -> None:
+    """Run one job now.
+
+    Example: anlyt jobs run percentiles
+    """
+    from anlyt import jobs
+    from anlyt.crash import CrashPoints
+
+    job = jobs.find_job(name)
+    settings = _connected(ctx)
+    counts = _run(jobs.run_job(_url(settings), job.name, CrashPoints.parse(settings.crash_points)))
+    if as_json:
+        _print_json(counts)
+    else:
+        _say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
+
+
+@jobs_app.command("loop")
+def jobs_loop(ctx: typer.Context) -> None:
+    """Run every job when it is due. Any number of loops may run; one runs a job at a time."""
+    from anlyt import jobs
+    from anlyt.crash import CrashPoints
+    from anlyt.telemetry import Telemetry
+
+    settings = _connected(ctx)
+    crash = CrashPoints.parse(settings.crash_points)
+    _run_until_stopped(lambda stop: jobs.run_loop(_url(settings), telemetry=Telemetry(), crash=crash, stop=stop))
+
+
+# -------------------------------------------------------------------------------------------------------------- events
+
+
+@events_app.command("publish")
+def events_publish(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(help="NDJSON: one CloudEvent, or an array of them, a line; - for stdin.")],
+    *,
+    backfill: Annotated[str | None, typer.Option(help="Name of a load of old events.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a file of events. Publishing it again is safe: ids are counted once.
+
+    Example: anlyt events publish today.ndjson
+    """
+    from anlyt import traffic
+
+    settings = _connected(ctx)
+    if file == "-":
+        published = _run(traffic.publish_file(settings, sys.stdin.buffer, backfill=backfill))
+    else:
+        try:
+            with Path(file).open("rb") as opened:
+                published = _run(traffic.publish_file(settings, opened, backfill=backfill))
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if as_json:
+        _print_json({"stored": published.stored, "known": published.known})
+    else:
+        _say(f"JetStream stored {published.stored:,} messages; {published.known:,} it knew already")
+
+
+@events_app.command("simulate")
+def events_simulate(  # noqa: PLR0913 - one option a property of the traffic
+    ctx: typer.Context,
+    *,
+    rate: Annotated[float, typer.Option(help="Distinct events a second.")] = 20.0,
+    duration: Annotated[str | None, typer.Option(help="Stop after, like 60s or 2h; without it, on Ctrl-C.")] = None,
+    history: Annotated[str | None, typer.Option(help="Past traffic instead, like 30d, as a backfill.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traffic.")] = 1,
+    duplicates: Annotated[float, typer.Option(help="Share of events published again.")] = 0.02,
+    bad: Annotated[float, typer.Option(help="Share of events that cannot be counted.")] = 0.002,
+    fast: Annotated[bool, typer.Option("--fast", help="With --duration: at once, as traffic that just ended.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Seeded, realistic traffic into the stream.
+
+    Example: anlyt events simulate --rate 500 --duration 60s
+    """
+    from anlyt import simulate, traffic
+
+    settings = _connected(ctx)
+    lasts, past = _duration("duration", duration), _duration("history", history)
+    if fast and lasts is None:
+        raise UsageError("--fast needs --duration: how much traffic to publish at once")
+    now = datetime.now(UTC)
+    wanted = simulate.Traffic(
+        start=now - lasts if fast and lasts is not None else now,
+        seed=seed,
+        rate=rate,
+        duration=None if past else lasts,
+        history=past,
+        duplicates=duplicates,
+        bad=bad,
+        currency=settings.currency,
+        subject_prefix=settings.subjects.removesuffix(">"),
+    )
+    tally = simulate.Tally()
+    paced = past is None and not fast
+    _run_until_stopped(lambda stop: traffic.publish(settings, wanted, tally, paced=paced, quiet=quiet, stop=stop))
+    made = {
+        "messages": tally.messages,
+        "events": tally.events,
+        "duplicates": tally.duplicates,
+        "bad": dict(tally.bad),
+    }
+    if as_json:
+        _print_json(made)
+    else:
+        bad_made = sum(tally.bad.values())
+        _say(f"published {tally.events:,} events, {tally.duplicates:,} of them again, and {bad_made:,} bad ones")
+
+
+def _duration(name: str, text: str | None) -> timedelta | None:
+    try:
+        return None if text is None else settings_module.parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--{name} {error}, not {text!r}") from None
+
+
+# -------------------------------------------------------------------------------------------------------- dead letters
+
+
+@letters_app.command("list")
+def letters_list(
+    ctx: typer.Context,
+    *,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Events that could not be counted, the newest first.
+
+    Example: anlyt dead-letters list --reason stale
+    """
+    from anlyt import letters
+
+    settings = _connected(ctx)
+    rows = _run(letters.list_letters(_url(settings), settings.stream, reason=reason, limit=limit))
+    _show(rows, as_json=as_json, hide=() if as_json else ("stream", "subject", "body_bytes", "recorded_at"))
+
+
+@letters_app.command("show")
+def letters_show(
+    ctx: typer.Context,
+    sequence: Annotated[int, typer.Argument(help="Sequence of the message in the stream.")],
+    index: Annotated[int, typer.Argument(help="Place in its batch.")] = 0,
+    *,
+    as_json: Json = False,
+) -> None:
+    """One dead letter, whole.
+
+    Example: anlyt dead-letters show 4711
+    """
+    from anlyt import letters
+
+    settings = _connected(ctx)
+    found = _run(letters.read_letter(_url(settings), settings.stream, sequence, index=index))
+    if as_json:
+        _print_json(found[0] if len(found) == 1 else found)
+        return
+    for letter in found:
+        for name, value in letter.items():
+            typer.echo(f"{name:<14}{value}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+@keys_app.command("create")
+def keys_create(  # noqa: PLR0913 - one option a property of the key
+    ctx: typer.Context,
+    *,
+    scope: Annotated[str, typer.Option(help="PLATFORM, OPERATOR or ACCOUNT.")],
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="UUID it may see; repeatable; not for PLATFORM.")
+    ] = None,
+    permission: Annotated[
+        list[str] | None, typer.Option(help="metrics:read, events:write or admin; repeatable.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "unnamed",
+    expires: Annotated[str | None, typer.Option(help="Valid for, like 90d; without it, until revoked.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key. It is shown this once.
+
+    Example: anlyt keys create --scope ACCOUNT --id 018f... --permission metrics:read
+    """
+    from anlyt import keys
+    from anlyt.access import make_grant
+    from anlyt.postgres import session
+
+    settings = _connected(ctx)
+    grant = make_grant(scope.upper(), ids or [], permission or ["metrics:read"])
+    lasts = _duration("expires", expires)
+    expires_at = None if lasts is None else datetime.now(UTC) + lasts
+
+    async def create() -> keys.NewKey:
+        async with session(_url(settings), application="anlyt-keys") as conn:
+            return await keys.create_key(conn, grant, name=name, expires_at=expires_at)
+
+    made = _run(create())
+    if as_json:
+        _print_json({"key": made.key, "key_id": made.key_id, "scope": grant.scope, "ids": sorted(grant.scope_ids)})
+    else:
+        _say("this key is shown only now:")
+        typer.echo(made.key)
+
+
+@keys_app.command("list")
+def keys_list(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """All keys, without their secrets."""
+    import msgspec
+
+    from anlyt import keys
+    from anlyt.postgres import session
+
+    settings = _connected(ctx)
+
+    async def read() -> list[keys.KeyInfo]:
+        async with session(_url(settings), application="anlyt-keys") as conn:
+            return await keys.list_keys(conn)
+
+    rows = [msgspec.structs.asdict(info) for info in _run(read())]
+    for row in rows:
+        row |= {name: list(row[name]) for name in ("scope_ids", "permissions")}
+    _show(rows, as_json=as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    ctx: typer.Context, key_id: Annotated[str, typer.Argument(help="Its id, as keys list shows it.")]
+) -> None:
+    """Revoke a key, at once and for ever."""
+    from anlyt import keys
+    from anlyt.postgres import session
+
+    settings = _connected(ctx)
+
+    async def revoke() -> datetime:
+        async with session(_url(settings), application="anlyt-keys") as conn:
+            return await keys.revoke_key(conn, key_id)
+
+    _say(f"key {key_id} was revoked at {_run(revoke()):%Y-%m-%d %H:%M:%S} UTC")
+
+
+# --------------------------------------------------------------------------------------------------------------- query
+
+
+_ID_OPTIONS: Final = ("--id", "--scope-id", "--operator-id", "--account-id")
+
+
+def _query_command(name: ReportName, what: str) -> None:
+    """Add `anlyt query NAME`: the parameters of the API route as options."""
+
+    def command(  # noqa: PLR0913 - one option a parameter
+        ctx: typer.Context,
+        *,
+        scope: Annotated[str | None, typer.Option(help="PLATFORM, OPERATOR or ACCOUNT; hourly and daily only.")] = None,
+        ids: Annotated[list[str] | None, typer.Option(*_ID_OPTIONS, help="Only this id; repeatable.")] = None,
+        start: Annotated[str | None, typer.Option("--from", help="Inclusive: -24h, -30d or RFC 3339.")] = None,
+        end: Annotated[str | None, typer.Option("--to", help="Exclusive; default now.")] = None,
+        limit: Annotated[int, typer.Option(help="Rows, at most 1000.")] = 100,
+        cursor: Annotated[str | None, typer.Option(help="Where the last page ended.")] = None,
+        as_json: Json = False,
+        as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    ) -> None:
+        from anlyt import query as query_module
+
+        settings = _connected(ctx)
+        given = {"scope": scope, "from": start, "to": end, "limit": str(limit), "cursor": cursor}
+        pairs = [(parameter, value) for parameter, value in given.items() if value is not None]
+        answer = _run(query_module.ask(settings, name, pairs, ids or []))
+        query_module.show(answer, as_json=as_json, as_csv=as_csv)
+
+    command.__doc__ = f"{what}\n\nExample: anlyt query {name} --from -24h"
+    query_app.command(name)(command)
+
+
+_query_command("hourly", "Hourly roll-ups: volume, outcomes, cost, latency, peak.")
+_query_command("daily", "Daily roll-ups (UTC days).")
+_query_command("operators", "Hourly performance of operators, with p95 latency.")
+_query_command("accounts", "Daily usage and cost of accounts.")
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _url(settings: Settings) -> str:
+    assert settings.database_url is not None  # _connected saw to it
+    return settings.database_url.get_secret_value()
+
+
+def _show(rows: Sequence[Mapping[str, Any]], *, as_json: bool, hide: tuple[str, ...] = ()) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    from anlyt.terminal import print_table
+
+    print_table([{name: value for name, value in row.items() if name not in hide} for row in rows])
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

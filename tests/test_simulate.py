@@ -103,6 +103,15 @@ def test_the_oracle_counts_what_the_tally_says(traffic: Traffic, seed: int) -> N
     assert sum(row["total_messages"] for row in platform) == tally.submitted
 
 
+def test_the_tally_also_holds_for_traffic_published_when_it_is_long_over() -> None:
+    traffic = msgspec.structs.replace(LIVE, rate=0.2, duration=timedelta(hours=40))
+    publications, tally = made(traffic)
+
+    expected = oracle.expect([structured(publication) for publication in publications], START + timedelta(hours=40))
+
+    assert expected["dead_letters"] == dict(tally.bad)
+
+
 @pytest.mark.parametrize("traffic", [LIVE, DAY, MONTH])
 def test_our_decoder_finds_what_the_tally_says(traffic: Traffic) -> None:
     publications, tally = made(traffic)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import structlog
 from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
+from anlyt import telemetry
 from anlyt.telemetry import LOG_EVENTS, METRICS, Telemetry, configure_logs, guard_value
 
 
@@ -165,7 +168,7 @@ def test_a_traceback_stays_in_its_line_without_secrets() -> None:
     try:
         raise ValueError("nats://token-canary@127.0.0.1:4222 refused")  # noqa: TRY301 - the text is the test
     except ValueError:
-        structlog.get_logger("anlyt.test").exception("http-failed")
+        structlog.get_logger("anlyt.test").exception("job-failed")
 
     (line,) = out.getvalue().splitlines()
     assert "Traceback" in line
@@ -193,6 +196,15 @@ def test_values_are_made_safe(value: object, shown: object) -> None:
 
 def test_a_huge_value_is_cut() -> None:
     assert str(guard_value("x" * 100_000)).endswith("x... (100000 characters)")
+
+
+def test_every_event_that_is_logged_stands_in_the_table() -> None:
+    call = re.compile(r"\blog\.(?:debug|info|warning|error|exception)\(\s*\"([^\"]+)\"")
+    sources = [path.read_text() for path in Path(telemetry.__file__).parent.glob("*.py")]
+    logged = {name for source in sources for name in call.findall(source)}
+
+    assert {"http-answered", "stream-changed"} <= logged
+    assert logged - LOG_EVENTS.keys() == set()
 
 
 def test_every_log_event_has_a_sentence() -> None:

@@ -76,7 +76,6 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "api-listening": "The API takes requests at `url`.",
     "api-stopped": "The API has answered what it had taken on and closed.",
     "http-answered": "One request: method, route, status, seconds, and the public id of the key.",
-    "http-failed": "A request met an error of ours; the traceback is in the line, the caller got a plain 500.",
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
     "stream-made": "The JetStream stream was missing and has been created.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
@@ -84,7 +83,16 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "partition-retry": "A server failed under a partition; it starts again from its position.",
     "balance-failed": "The partitions could not be shared out; tried again in a moment.",
     "messages-lost": "The stream dropped messages before they were read: raise its limits.",
+    "stream-changed": "The stream was recreated or restored; it is read again by time, and ids decide what counts.",
     "cost-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
+    "job-done": "A periodic job did something; what, as counts.",
+    "job-failed": "A periodic job failed; it is tried again when it is due.",
+    "jobs-wait": "The jobs cannot be looked up at the moment; tried again soon.",
+    "role-ended": "A process of `anlyt up` ended by itself; it is started again.",
+    "embedded_leftover_stopped": "A server of ours outlived its parent and was stopped, so that it can start anew.",
+    "embedded_user_made": "A system user was made for the embedded servers, because they do not run as root.",
+    "embedded_program_copied": "Programs were copied to where the embedded servers' user can reach them.",
+    "embedded_directory_moved": "Data of embedded servers live where their user can reach them, not where asked.",
 }
 
 

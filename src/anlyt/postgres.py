@@ -64,7 +64,7 @@ _UNAVAILABLE: Final = (
     asyncpg.SerializationError,  # 40001
     asyncpg.DeadlockDetectedError,  # 40P01
     asyncpg.LockNotAvailableError,  # 55P03
-    asyncpg.exceptions.TargetServerAttributeNotMatched,  # no host takes writes
+    asyncpg.InternalClientError,  # no host takes writes; or the server said goodbye to a connection that was not asking
 )
 # While connecting, a wrong password or database name too: the address leads to somebody else's server, or none yet.
 _UNREACHABLE: Final = (
@@ -72,6 +72,10 @@ _UNREACHABLE: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InterfaceError,
+)
+_NO_ADDRESS: Final = (
+    "ANLYT_DATABASE_URL is not an address like postgresql://user:password@host:5432/database; in the password, "
+    "characters like / @ : # ? % are written percent-encoded (/ as %2F)"
 )
 
 
@@ -100,9 +104,11 @@ async def connect(
     for host, address in hosts.items():
         try:
             return await _connect_host(address, application=application, statement_timeout_s=statement_timeout_s)
+        except asyncpg.exceptions.ClientConfigurationError as error:
+            raise ConfigurationError(f"ANLYT_DATABASE_URL is not an address anlyt can use: {error}") from None
+        except ValueError:  # the driver's words may hold a part of the password
+            raise ConfigurationError(_NO_ADDRESS) from None
         except _UNREACHABLE as error:
-            if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-                raise ConfigurationError(f"ANLYT_DATABASE_URL is not an address of PostgreSQL: {error}") from None
             causes.append(f"{host}: {_describe(error)}")
     raise DatabaseUnavailable(
         f"PostgreSQL cannot be reached at {'; '.join(causes)}; check ANLYT_DATABASE_URL and that the server is running"
@@ -161,10 +167,10 @@ def _split_hosts(url: str) -> dict[str, str]:
     """An address for each host of `url`, so that one that never answers does not use up the time of the others."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"ANLYT_DATABASE_URL is not an address: {error}") from None
-    if parts.scheme not in {"postgres", "postgresql"}:
-        raise ConfigurationError("ANLYT_DATABASE_URL must begin with postgresql://")
+    except ValueError:
+        raise ConfigurationError(_NO_ADDRESS) from None
+    if parts.scheme not in {"postgres", "postgresql"} or "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigurationError(_NO_ADDRESS)
     credentials, at, hosts = parts.netloc.rpartition("@")
     return {
         host or "the default host": parts._replace(netloc=f"{credentials}{at}{host}").geturl()

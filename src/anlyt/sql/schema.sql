@@ -223,7 +223,8 @@ DECLARE
     child TEXT := parent || '_' || to_char(month, '"y"YYYY"m"MM');
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('anlyt.ensure_partition'));
-    IF to_regclass(format('anlyt.%I', child)) IS NOT NULL THEN
+    -- Not to_regclass: it may remember from before the lock that there was none.
+    IF EXISTS (SELECT FROM pg_class WHERE relnamespace = 'anlyt'::REGNAMESPACE AND relname = child) THEN
         RETURN FALSE;
     END IF;
     EXECUTE format('CREATE TABLE anlyt.%I (LIKE anlyt.%I INCLUDING ALL) WITH (fillfactor = 70)', child, parent);

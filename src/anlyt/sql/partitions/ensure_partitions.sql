@@ -7,4 +7,9 @@ CROSS JOIN (
     SELECT DISTINCT date_trunc('month', moment AT TIME ZONE 'UTC') AS month
     FROM unnest($2::TIMESTAMPTZ[]) AS m (moment)
 ) AS months
-WHERE to_regclass(format('anlyt.%I', parent || '_' || to_char(month, '"y"YYYY"m"MM'))) IS NULL
+WHERE NOT EXISTS (
+    SELECT
+    FROM pg_class
+    WHERE relnamespace = 'anlyt'::REGNAMESPACE
+      AND relname = parent || '_' || to_char(month, '"y"YYYY"m"MM')
+)

@@ -182,6 +182,17 @@ class _Seconds(dict[str, int]):
         return instant
 
 
+class _HeaderNames(dict[tuple[str, ...], bool]):
+    """Whether any header of such names says something about the events; most messages carry the same few names."""
+
+    def __missing__(self, names: tuple[str, ...]) -> bool:
+        telling = any(name.lower().startswith("ce-") or name.lower() == BACKFILL_HEADER for name in names)
+        if len(self) >= KNOWN_MAX:
+            self.clear()
+        self[names] = telling
+        return telling
+
+
 _FRACTIONS: Final = {"Z": 0} | {f".{ms:03d}Z": ms * 1000 for ms in range(1000)}
 
 
@@ -193,6 +204,7 @@ class Decoder:
         self._ignored = re.compile("|".join(map(translate, rules.ignored_types))) if rules.ignored_types else None
         self._uuids = _Uuids()
         self._seconds = _Seconds()
+        self._header_names = _HeaderNames()
         self._envelope = msgspec.json.Decoder(_Envelope).decode
         self._data = msgspec.json.Decoder(_Data).decode
         self._elements = msgspec.json.Decoder(list[Raw]).decode
@@ -207,7 +219,7 @@ class Decoder:
         ignored = 0
         for message in messages:
             backfill = binary = None
-            if message.headers and (len(message.headers) > 1 or "Nats-Msg-Id" not in message.headers):
+            if message.headers and self._header_names[tuple(message.headers)]:
                 headers = {name.lower(): value for name, value in message.headers.items()}
                 backfill = headers.get(BACKFILL_HEADER)
                 binary = _binary_attributes(headers)

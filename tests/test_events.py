@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX, BODY_BYTES_MAX
 from anlyt.events import (
-    BATCH_BODY_EVENTS_MAX,
-    BODY_BYTES_MAX,
     DAY_US,
     HOUR_US,
     MINUTE_US,

@@ -4,7 +4,7 @@ In: Message (body as stored, JetStream timestamp). Out: Event, in which every va
 with the first reason that applies, in the order too_large, malformed, unknown_type, invalid_field, currency_mismatch,
 in_future, stale, too_late. Judged by the JetStream timestamp, never by the clock, so a replay judges the same (I6).
 Inside the pipeline an instant is an int of microseconds since 1970 UTC and money an int of millionths; no floats.
-The decoder (msgspec) only reads; what is allowed is said once, in the `_check` functions.
+cloudevents.py only reads; what is allowed is said once, in the `_check` functions.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast, get_args
-from urllib.parse import unquote
+from typing import Any, Final, Literal, NoReturn, get_args
 
-import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
+from anlyt.cloudevents import Data, Envelope, EnvelopeReader, binary_attributes, clip, describe, show
 from anlyt.errors import Rejected
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 EventType = Literal[
     "message.submitted",
@@ -40,8 +36,6 @@ MINUTE_US: Final = 60 * SECOND_US
 HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
 
-BODY_BYTES_MAX: Final = 1_048_576
-BATCH_BODY_EVENTS_MAX: Final = 1_000
 KEY_BYTES_MAX: Final = 512
 SEGMENTS_MAX: Final = 1_000
 LATENCY_MS_MAX: Final = 2**31 - 1
@@ -49,8 +43,6 @@ ERROR_COUNT_MAX: Final = 1_000_000
 COST_DIGITS_MAX: Final = 9  # before the point
 COST_SCALE: Final = 6  # after it
 COST_SUM_MAX: Final = Decimal("999999999999.999999")  # NUMERIC(18,6)
-INT_DIGITS_MAX: Final = 4_000  # Python's own limit is 4,300
-SHOWN_CHARS_MAX: Final = 80  # of an offending value, in a letter's sentence
 KNOWN_MAX: Final = 100_000  # remembered ids and seconds; more are read again
 
 DEDUPE_WINDOW_US: Final = 48 * HOUR_US  # W of the exactly-once window
@@ -65,8 +57,6 @@ _OUTCOME_OF: Final = {"message.delivered": "DELIVERED", "message.failed": "FAILE
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_SPACE: Final = re.compile(r"[ \t\r\n]*")
-_COMMA: Final = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 _COST: Final = re.compile(rb"(-?[0-9]{1,9})(?:\.([0-9]{1,6}))?")
 
 
@@ -125,33 +115,6 @@ class Decoded(Struct, frozen=True):
     ignored: int
 
 
-class _Data(Struct, gc=False, rename="camel"):
-    """The members of `data` that anlyt knows; anything else is skipped."""
-
-    message_id: Any = UNSET
-    account_id: Any = UNSET
-    operator_id: Any = UNSET
-    from_operator_id: Any = UNSET
-    submitted_at: Any = UNSET
-    segments: Any = UNSET
-    latency_ms: Any = UNSET
-    cost: Raw = Raw()  # money is read from its text, never from a float
-    previous_status: Any = UNSET
-    count: Any = UNSET
-    currency: Any = UNSET
-
-
-class _Envelope(Struct, gc=False):
-    """The required attributes of a CloudEvent; anything else is skipped."""
-
-    specversion: Any = UNSET
-    id: Any = UNSET
-    source: Any = UNSET
-    type: Any = UNSET
-    time: Any = UNSET
-    data: _Data | UnsetType = UNSET
-
-
 class _Ignored(Exception):
     """The event is of a type the deployment skips."""
 
@@ -205,9 +168,7 @@ class Decoder:
         self._uuids = _Uuids()
         self._seconds = _Seconds()
         self._header_names = _HeaderNames()
-        self._envelope = msgspec.json.Decoder(_Envelope).decode
-        self._data = msgspec.json.Decoder(_Data).decode
-        self._elements = msgspec.json.Decoder(list[Raw]).decode
+        self._reader = EnvelopeReader()
 
     def decode(self, messages: list[Message], *, refuse_costs: bool = False) -> Decoded:
         """Every event of `messages`, in order; every one that cannot be counted as a letter. Never raises for input.
@@ -217,20 +178,23 @@ class Decoder:
         events: list[Event] = []
         letters: list[Letter] = []
         ignored = 0
+        read = self._reader.read
         for message in messages:
             backfill = binary = None
             if message.headers and self._header_names[tuple(message.headers)]:
                 headers = {name.lower(): value for name, value in message.headers.items()}
                 backfill = headers.get(BACKFILL_HEADER)
-                binary = _binary_attributes(headers)
+                binary = binary_attributes(headers)
             try:
-                elements = self._split(message.body) if binary is None else [message.body]
+                elements = self._reader.split(message.body) if binary is None else [message.body]
             except Rejected as no:
                 letters.append(Letter(message, 0, no.reason, no.detail, message.body, backfill))
                 continue
             for index, element in enumerate(elements):
                 try:
-                    envelope = self._read(element) if binary is None else self._read_binary(binary, element)
+                    envelope = (
+                        self._reader.read(element) if binary is None else self._reader.read_binary(binary, element)
+                    )
                     event = self._check(envelope, message.published, backfill)
                     if refuse_costs and event.cost:
                         _refuse_cost()
@@ -241,52 +205,12 @@ class Decoder:
                     ignored += 1
         return Decoded(events, letters, ignored)
 
-    def _split(self, body: bytes) -> Sequence[bytes | Raw]:
-        """The single events of a body. Raises Rejected (too_large, malformed) for the whole of it."""
-        if len(body) > BODY_BYTES_MAX:
-            raise Rejected("too_large", f"The body has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed.")
-        if body[:1] == b"{" or body.lstrip(b" \t\r\n")[:1] != b"[":
-            return [body]
-        try:
-            if not body.isascii():
-                body.decode()
-            elements = self._elements(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            elements = _split_strictly(body)
-        if len(elements) > BATCH_BODY_EVENTS_MAX:
-            detail = f"The batch has {len(elements)} events; at most {BATCH_BODY_EVENTS_MAX} are allowed."
-            raise Rejected("too_large", detail)
-        return elements
-
-    def _read(self, body: bytes | Raw) -> _Envelope:
-        """A structured event. Raises Rejected (malformed)."""
-        raw = bytes(body)
-        try:
-            envelope = self._envelope(raw)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return _envelope_of(_parse_strictly(raw))
-        if b"\\" in raw or not raw.isascii():  # members that were skipped were not looked at closely
-            _parse_strictly(raw)
-        return envelope
-
-    def _read_binary(self, attributes: dict[str, str], body: bytes) -> _Envelope:
-        """A binary-mode event: attributes from the headers, `data` is the body. Raises Rejected."""
-        if len(body) > BODY_BYTES_MAX:
-            raise Rejected("too_large", f"The body has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed.")
-        try:
-            data = self._data(body)
-            if b"\\" in body or not body.isascii():
-                _parse_strictly(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            data = _data_of(_parse_strictly(body))
-        return _Envelope(**{name: attributes.get(name, UNSET) for name in _ATTRIBUTES}, data=data)
-
-    def _check(self, envelope: _Envelope, published: int, backfill: str | None) -> Event:
+    def _check(self, envelope: Envelope, published: int, backfill: str | None) -> Event:
         """The checked event, or Rejected with the first reason that applies."""
         kind, key = self._check_envelope(envelope)
         time = self._instant(envelope.time, "time")
         data = envelope.data
-        assert type(data) is _Data
+        assert type(data) is Data
         if kind == "operator.error":
             operator = self._uuid(data.operator_id, "operatorId")
             count = _whole(data.count, "count", 1, ERROR_COUNT_MAX, default=1)
@@ -294,7 +218,7 @@ class Decoder:
         else:
             event = self._check_message((kind, key, time, backfill), data)
             if data.currency is not UNSET and data.currency != self._rules.currency:
-                shown = _show(data.currency)
+                shown = show(data.currency)
                 detail = f"data.currency must be {self._rules.currency}, this deployment's, but is {shown}."
                 raise Rejected("currency_mismatch", detail)
         if (
@@ -305,10 +229,10 @@ class Decoder:
             self._check_window(event, published)
         return event
 
-    def _check_envelope(self, envelope: _Envelope) -> tuple[EventType, str]:
+    def _check_envelope(self, envelope: Envelope) -> tuple[EventType, str]:
         """Type and identity. Raises Rejected (malformed, unknown_type, invalid_field)."""
         if envelope.specversion != "1.0":
-            raise Rejected("malformed", f'specversion must be "1.0", but {_is(envelope.specversion)}.')
+            raise Rejected("malformed", f'specversion must be "1.0", but {describe(envelope.specversion)}.')
         event_id, source, kind = envelope.id, envelope.source, envelope.type
         if not (
             type(event_id) is type(source) is type(kind) is type(envelope.time) is str
@@ -324,17 +248,17 @@ class Decoder:
             raise _Ignored
         if kind not in _TYPES:
             raise Rejected(
-                "unknown_type", f"type must be one of {', '.join(get_args(EventType))}, but is {_show(kind)}."
+                "unknown_type", f"type must be one of {', '.join(get_args(EventType))}, but is {show(kind)}."
             )
         key = f"{event_id} {source}"
         if not key.isprintable() or event_id != event_id.strip() or " " in source or len(key) > KEY_BYTES_MAX // 4:
             _check_identity(event_id, source, key)
         return kind, key
 
-    def _check_message(self, head: _Head, data: _Data) -> Event:
+    def _check_message(self, head: _Head, data: Data) -> Event:
         """The five message.* types. Raises Rejected (invalid_field)."""
         if type(data.message_id) is not str or not data.message_id:
-            detail = f"data.messageId must be a string that is not empty, but {_is(data.message_id)}."
+            detail = f"data.messageId must be a string that is not empty, but {describe(data.message_id)}."
             raise Rejected("invalid_field", detail)
         kind, key, time, backfill = head
         account = self._uuid(data.account_id, "accountId")
@@ -360,7 +284,7 @@ class Decoder:
         from_operator = None if left is UNSET or left is None else self._uuid(left, "fromOperatorId")
         return Event(key, kind, time, at, account, operator, from_operator, backfill=backfill)
 
-    def _operator_and_cohort(self, kind: EventType, time: int, data: _Data) -> tuple[str | None, int]:
+    def _operator_and_cohort(self, kind: EventType, time: int, data: Data) -> tuple[str | None, int]:
         """The operator, if the event carries one, and when the message was submitted."""
         operator = None
         if kind == "message.routed" or not (data.operator_id is UNSET or data.operator_id is None):
@@ -369,7 +293,7 @@ class Decoder:
             return operator, time
         at = self._instant(data.submitted_at, "data.submittedAt")
         if at - time > FUTURE_MAX_US:
-            shown = _show(data.submitted_at)
+            shown = show(data.submitted_at)
             raise Rejected("invalid_field", f"data.submittedAt must be at most 5 min later than time, but is {shown}.")
         return operator, at
 
@@ -393,7 +317,7 @@ class Decoder:
         try:
             return self._uuids[value]
         except (KeyError, TypeError):  # not a UUID; not even hashable
-            raise Rejected("invalid_field", f"data.{name} must be a UUID, but {_is(value)}.") from None
+            raise Rejected("invalid_field", f"data.{name} must be a UUID, but {describe(value)}.") from None
 
     def _instant(self, value: Any, name: str) -> int:  # noqa: ANN401 - as it came off the wire
         try:
@@ -403,28 +327,29 @@ class Decoder:
         try:
             return parse_instant(value)
         except ValueError:
-            detail = f"{name} must be an RFC 3339 time with an offset, like 2026-01-31T23:59:59.999Z, but {_is(value)}."
+            detail = (
+                f"{name} must be an RFC 3339 time with an offset, like 2026-01-31T23:59:59.999Z, but {describe(value)}."
+            )
             raise Rejected("invalid_field", detail) from None
 
 
 _Head = tuple[EventType, str, int, str | None]  # type, key, time, backfill
-_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time")
 
 
-def _refuse_attributes(envelope: _Envelope) -> NoReturn:
+def _refuse_attributes(envelope: Envelope) -> NoReturn:
     for name in ("id", "source", "type", "time"):
         value = getattr(envelope, name)
         if type(value) is not str or not value:
-            raise Rejected("malformed", f"{name} must be a string that is not empty, but {_is(value)}.")
+            raise Rejected("malformed", f"{name} must be a string that is not empty, but {describe(value)}.")
     raise AssertionError("called for an envelope that is in order")
 
 
 def _check_identity(event_id: str, source: str, key: str) -> None:
     if not event_id.isprintable() or event_id != event_id.strip():
-        detail = f"id must be printable, without white space at its ends, but is {_show(event_id)}."
+        detail = f"id must be printable, without white space at its ends, but is {show(event_id)}."
         raise Rejected("invalid_field", detail)
     if not source.isprintable() or " " in source:
-        raise Rejected("invalid_field", f"source must be printable, without white space, but is {_show(source)}.")
+        raise Rejected("invalid_field", f"source must be printable, without white space, but is {show(source)}.")
     size = len(key.encode())
     if size > KEY_BYTES_MAX:
         raise Rejected(
@@ -447,7 +372,9 @@ def _whole(value: object, name: str, low: int, high: int, *, default: int) -> in
     if value is UNSET:
         return default
     if type(value) is not int or not low <= value <= high:
-        raise Rejected("invalid_field", f"data.{name} must be a whole number from {low} to {high}, but {_is(value)}.")
+        raise Rejected(
+            "invalid_field", f"data.{name} must be a whole number from {low} to {high}, but {describe(value)}."
+        )
     return value
 
 
@@ -469,7 +396,7 @@ def _cost(raw: Raw, *, required: bool) -> int:
         if millionths is not None:
             return millionths
     limits = f"a decimal with at most {COST_DIGITS_MAX} digits before the point and {COST_SCALE} after it"
-    shown = "is missing" if not text else f"is {_clip(text.decode('utf-8', 'replace'))}"
+    shown = "is missing" if not text else f"is {clip(text.decode('utf-8', 'replace'))}"
     raise Rejected("invalid_field", f"data.cost must be {limits}, but {shown}.")
 
 
@@ -510,108 +437,15 @@ def _previous_status(value: object, kind: Literal["message.delivered", "message.
     if value is UNSET:
         return "PENDING"
     if type(value) is not str or value not in _STATUSES:
-        detail = f"data.previousStatus must be PENDING, DELIVERED or FAILED, but {_is(value)}."
+        detail = f"data.previousStatus must be PENDING, DELIVERED or FAILED, but {describe(value)}."
         raise Rejected("invalid_field", detail)
     if value == _OUTCOME_OF[kind]:
         raise Rejected("invalid_field", f"data.previousStatus must differ from the outcome of {kind}, but is {value}.")
     return value  # pyright: ignore[reportReturnType] - _STATUSES holds exactly the literals
 
 
-def _binary_attributes(headers: dict[str, str]) -> dict[str, str] | None:
-    """The CloudEvents attributes of a binary-mode message, percent-decoded; None for any other message."""
-    if headers.get("content-type", "").strip().lower().startswith("application/cloudevents"):
-        return None
-    return {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")} or None
-
-
 def _refuse_cost() -> NoReturn:
     raise Rejected("invalid_field", f"data.cost would take total_cost past {COST_SUM_MAX}.")
-
-
-def _read_int(text: str) -> int | Decimal:
-    """An integer, or a Decimal for one so long that Python refuses it; no member of ours takes that."""
-    return int(text) if len(text) <= INT_DIGITS_MAX else Decimal(text)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-_STRICT: Final = json.JSONDecoder(parse_float=Decimal, parse_int=_read_int, parse_constant=_refuse_constant)
-
-
-def _split_strictly(body: bytes) -> list[bytes]:
-    """The elements of a JSON array, for what the fast reader refuses: one element must not harm the others."""
-    _load_strictly(body)
-    text = body.decode()
-    elements: list[bytes] = []
-    at = _SPACE.match(text, text.index("[") + 1).end()  # pyright: ignore[reportOptionalMemberAccess] - matches anything
-    while text[at] != "]":
-        _, end = _STRICT.raw_decode(text, at)
-        elements.append(text[at:end].encode())
-        at = _COMMA.match(text, end).end()  # pyright: ignore[reportOptionalMemberAccess] - matches anything
-    return elements
-
-
-def _parse_strictly(body: bytes) -> object:
-    """Any JSON value by the letter of RFC 8259, numbers exact, text encodable. Raises Rejected (malformed)."""
-    value = _load_strictly(body)
-    if b"\\u" in body:
-        try:
-            json.dumps(value, ensure_ascii=False, default=str).encode()
-        except UnicodeEncodeError:
-            raise Rejected("malformed", "The body holds a lone surrogate, which is not text.") from None
-    return value
-
-
-def _load_strictly(body: bytes) -> object:
-    try:
-        return _STRICT.decode(body.decode())
-    except UnicodeDecodeError:
-        raise Rejected("malformed", "The body is not valid UTF-8.") from None
-    except RecursionError:
-        raise Rejected("malformed", "The body is nested too deeply to be read.") from None
-    except ValueError as error:
-        raise Rejected("malformed", f"The body is not JSON: {_clip(str(error))}.") from None
-
-
-def _envelope_of(value: object) -> _Envelope:
-    """An envelope from parsed JSON, for what the fast reader refuses. Raises Rejected (malformed)."""
-    if not isinstance(value, dict):
-        shown = _clip(json.dumps(value, default=str))
-        raise Rejected("malformed", f"An event must be a JSON object, but this is {shown}.")
-    found = cast("dict[str, Any]", value)
-    members = {name: found[name] for name in _ATTRIBUTES if name in found}
-    return _Envelope(**members, data=_data_of(found["data"]) if "data" in found else UNSET)
-
-
-def _data_of(value: object) -> _Data:
-    if not isinstance(value, dict):
-        raise Rejected("malformed", f"data must be an object, but is {_clip(json.dumps(value, default=str))}.")
-    names = zip(_Data.__struct_fields__, _Data.__struct_encode_fields__, strict=True)
-    found = cast("dict[str, Any]", value)
-    members = {field: found[name] for field, name in names if name in found}
-    if "cost" in members:
-        cost = members["cost"]
-        members["cost"] = Raw(
-            str(cost).encode() if isinstance(cost, Decimal) else json.dumps(cost, default=str).encode()
-        )
-    return _Data(**members)
-
-
-def _is(value: object) -> str:
-    return "is missing" if value is UNSET else f"is {_show(value)}"
-
-
-def _show(value: object) -> str:
-    if value is None or value is True or value is False:
-        return {None: "null", True: "true", False: "false"}[value]
-    return _clip(ascii(value))
-
-
-def _clip(text: str) -> str:
-    text = text.encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 3] + "..."
 
 
 def to_datetime(instant: int) -> datetime:

@@ -192,9 +192,7 @@ class Decoder:
                 continue
             for index, element in enumerate(elements):
                 try:
-                    envelope = (
-                        self._reader.read(element) if binary is None else self._reader.read_binary(binary, element)
-                    )
+                    envelope = read(element) if binary is None else self._reader.read_binary(binary, element)
                     event = self._check(envelope, message.published, backfill)
                     if refuse_costs and event.cost:
                         _refuse_cost()

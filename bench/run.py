@@ -45,6 +45,11 @@ def cpu_s(pid: int) -> float:
     return sum(map(int, fields[11:15])) / TICK
 
 
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def tree_cpu_s(pid: int) -> float:
     """The same, with its living children: PostgreSQL's sessions are children of the postmaster."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -119,7 +124,7 @@ async def one_run(  # the servers and where the second one lives
         while not waited.done():
             try:
                 python_cpu = cpu_s(worker.pid)
-                rss = max(rss, int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * 4096)
+                rss = max(rss, rss_bytes(worker.pid))
             except (FileNotFoundError, ProcessLookupError):
                 break
             await asyncio.sleep(0.02)
@@ -197,9 +202,7 @@ def main() -> None:
         "runs": options.runs,
         "medians": table,
     }
-    print(
-        f"{options.events:,} events, medians of {options.runs} runs, {os.cpu_count()} cores, fsync and sync_interval always"
-    )
+    print(f"{options.events:,} events, medians of {options.runs} runs, {os.cpu_count()} cores, durable settings")
     for key in next(iter(table.values())):
         print(f"{key:<20}" + "".join(f"{result[key]:>18,.2f}" for result in table.values()))
     options.json.parent.mkdir(exist_ok=True)

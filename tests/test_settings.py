@@ -58,9 +58,6 @@ def test_text_becomes_the_value_it_says(variable: str, text: str, expected: obje
     assert getattr(load({}, {PREFIX + variable.upper(): text}), variable) == expected
 
 
-SHOWN_AS_PYTHON_WRITES_IT = pytest.mark.xfail(
-    strict=True, reason="a duration out of range is named as datetime.timedelta(...), not as it was given"
-)
 BAD = [
     ("STREAM", "has space", "pattern"),
     ("STREAM", "a.b", "pattern"),
@@ -72,8 +69,8 @@ BAD = [
     ("CURRENCY", "eur", "pattern"),
     ("CURRENCY", "EURO", "pattern"),
     ("MAX_MESSAGE_AGE", "7", "a number and a unit, like 90s, 15m, 48h or 7d"),
-    pytest.param("MAX_MESSAGE_AGE", "0s", "greater than", marks=SHOWN_AS_PYTHON_WRITES_IT),
-    pytest.param("MAX_MESSAGE_AGE", "61d", "less than or equal to", marks=SHOWN_AS_PYTHON_WRITES_IT),
+    ("MAX_MESSAGE_AGE", "0s", "more than 0s"),
+    ("MAX_MESSAGE_AGE", "61d", "at most 60d"),
     ("BATCH_EVENTS_MAX", "0", "greater than or equal to 1"),
     ("BATCH_EVENTS_MAX", "100001", "less than or equal to"),
     ("BATCH_DEADLINE_S", "0", "greater than 0"),

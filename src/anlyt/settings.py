@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "ANLYT_"
 CONFIG_VARIABLE: Final = "ANLYT_CONFIG"
 PARTITIONS_MAX: Final = 16
+MESSAGE_AGE_MAX: Final = timedelta(days=60)
 
 
 class Settings(BaseModel):
@@ -39,8 +40,6 @@ class Settings(BaseModel):
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217 code all costs are in")
     max_message_age: timedelta = Field(
         timedelta(days=7),
-        gt=timedelta(0),
-        le=timedelta(days=60),
         description="events about messages submitted longer ago are too_late",
     )
     batch_events_max: int = Field(10_000, ge=1, le=100_000, description="events counted in one transaction")
@@ -70,7 +69,11 @@ class Settings(BaseModel):
     @field_validator("max_message_age", mode="before")
     @classmethod
     def _read_duration(cls, value: object) -> object:
-        return parse_duration(value) if isinstance(value, str) else value
+        age = parse_duration(value) if isinstance(value, str) else value
+        if isinstance(age, timedelta) and not timedelta(0) < age <= MESSAGE_AGE_MAX:
+            msg = f"must be more than 0s and at most {MESSAGE_AGE_MAX.days}d, well under hot retention"
+            raise ValueError(msg)
+        return age
 
 
 def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Settings:

@@ -346,7 +346,7 @@ def test_a_job_that_somebody_else_runs_is_skipped_and_not_recorded(database_url:
 
 
 def test_an_unknown_job_is_refused_with_the_names_there_are(database_url: str) -> None:
-    with pytest.raises(UsageError, match="there is no job 'purgee'; the jobs are percentiles, partitions"):
+    with pytest.raises(UsageError, match="there is no job 'purgee'; the jobs are percentiles, purge, partitions"):
         run(jobs.run_job(database_url, "purgee", NOT_ARMED))
 
 
@@ -450,7 +450,7 @@ def test_a_job_killed_at_any_step_loses_nothing_and_the_next_run_finishes(databa
                 assert (segment, sum(counts)) == (0, 300)
                 assert latency_value(latency_bucket(284)) == await read_p95(conn)
             else:
-                assert await jobs.run_job(database_url, job, NOT_ARMED) == {"partitions_made": 0}
+                assert not any((await jobs.run_job(database_url, job, NOT_ARMED)).values())
 
     job = point.split("-")[1]
     run(prepare())

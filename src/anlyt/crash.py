@@ -33,6 +33,7 @@ CRASH_POINTS: Final = (
     "job-percentiles-written",
     "job-percentiles-committed",
     "job-partitions-made",
+    "job-purge-committed",
 )
 ALL: Final = "*"
 STDERR: Final = 2

@@ -1,8 +1,8 @@
 """Periodic jobs: a literal table, one runner a job at a time across all machines, every run recorded.
 
-In: what the workers left to do (histogram segments, months without partitions). Out: the same facts, tidied, and rows
-in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A job's lock
-is held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows are
+In: what the workers left to do (histogram segments, old ids, missing partitions). Out: the same facts, tidied, and
+rows in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A
+job's lock is held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows are
 locked in the order the workers lock them (I5).
 """
 
@@ -34,6 +34,7 @@ WAIT_MIN_S: Final = 1.0  # between two looks at what is due
 WAIT_MAX_S: Final = 10.0
 SEGMENTS_MAX: Final = 2_000  # merged in one transaction
 PARTITION_MONTHS_AHEAD: Final = 3
+PURGE_ROWS_MAX: Final = 10_000  # deleted in one transaction
 
 log = structlog.get_logger("anlyt.jobs")
 
@@ -67,6 +68,25 @@ async def partitions(conn: Connection[Record], crash: CrashPoints) -> dict[str, 
     return {"partitions_made": made}
 
 
+async def purge(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+    """Forget event ids behind the exactly-once window, and seconds whose peak is settled; PURGE_ROWS_MAX at a time."""
+    return {
+        "events_purged": await _purge(conn, sql("jobs/purge_events"), crash),
+        "seconds_purged": await _purge(conn, sql("jobs/purge_second_counts"), crash),
+    }
+
+
+async def _purge(conn: Connection[Record], statement: str, crash: CrashPoints) -> int:
+    purged = 0
+    deleted = PURGE_ROWS_MAX
+    while deleted == PURGE_ROWS_MAX:
+        status = await conn.execute(statement, PURGE_ROWS_MAX)  # a transaction of its own
+        crash.reach("job-purge-committed")
+        deleted = int(status.split()[-1])
+        purged += deleted
+    return purged
+
+
 def months_ahead(now: datetime) -> list[datetime]:
     """A moment in this month and in each of the PARTITION_MONTHS_AHEAD that follow."""
     return [
@@ -86,6 +106,7 @@ class Job(Struct, frozen=True):
 
 JOBS: Final = (
     Job("percentiles", timedelta(seconds=10), "latency_p95_ms of operator hours that got new samples", percentiles),
+    Job("purge", timedelta(minutes=1), "event ids behind the 48 h window, seconds older than 6 h", purge),
     Job("partitions", timedelta(days=1), "monthly partitions, three months ahead", partitions),
 )
 

@@ -1,9 +1,9 @@
 """Periodic jobs: a literal table, one runner a job at a time across all machines, every run recorded.
 
 In: what the workers left to do (histogram segments, old ids, missing partitions). Out: the same facts, tidied, and
-rows in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A
-job's lock is held by the session that does its work, so a runner that lost its session has lost its transaction with
-it. Rows are locked in the order the workers lock them (I5).
+rows in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A job's
+lock is held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows
+are locked in the order the workers lock them (I5).
 """
 
 from __future__ import annotations

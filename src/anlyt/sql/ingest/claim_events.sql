@@ -1,4 +1,5 @@
--- Claim event ids. Answers one row: NULL when all were new, else those that were; the others have been counted before.
+-- Claim event ids. Answers one row: NULL when all were new, else those that were, maybe none; the others have been
+-- counted before.
 -- $1 event_id TEXT[] (distinct), $2 event_type TEXT[]
 WITH claimed AS (
     INSERT INTO anlyt.processed_events (event_id, event_type)
@@ -8,5 +9,5 @@ WITH claimed AS (
     ON CONFLICT DO NOTHING
     RETURNING event_id
 )
-SELECT CASE WHEN count(*) < cardinality($1::TEXT[]) THEN array_agg(event_id) END AS claimed
+SELECT CASE WHEN count(*) < cardinality($1::TEXT[]) THEN coalesce(array_agg(event_id), '{}') END AS claimed
 FROM claimed

@@ -1,0 +1,89 @@
+"""What counts, once, whatever happens to streams, servers, workers and clocks: each case with its agreed outcome."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from anlyt import jetstream, postgres, store, worker
+from anlyt.crash import CrashPoints
+from anlyt.events import Decoder, Message, to_instant
+from support import run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from asyncpg import Connection
+
+    from anlyt.settings import Settings
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+ACCOUNT = "00000000-0000-4000-8000-00000000000a"
+
+
+def submitted(time: datetime, *, event_id: str | None = None, **data: Any) -> bytes:
+    """A message.submitted of ACCOUNT at `time`."""
+    event = {
+        "specversion": "1.0",
+        "id": event_id or str(uuid.uuid4()),
+        "source": "/gateway/1",
+        "type": "message.submitted",
+        "time": time.isoformat(),
+        "data": {"messageId": "m", "accountId": ACCOUNT} | data,
+    }
+    return json.dumps(event).encode()
+
+
+class Ledger:
+    """One partition counted batch by batch, with JetStream times of the test's choice."""
+
+    def __init__(self, conn: Connection, settings: Settings, position: store.Position) -> None:
+        self.conn = conn
+        self.position = position
+        self._decoder = Decoder(worker.rules_of(settings))
+
+    async def count(self, *bodies: bytes, published: datetime = NOW) -> store.Applied:
+        """Apply a batch of messages that JetStream stored at `published`."""
+        first = self.position.last_seq + 1
+        at = to_instant(published)
+        messages = [Message("any", None, body, first + n, at) for n, body in enumerate(bodies)]
+        decoded = self._decoder.decode(messages)
+        await postgres.ensure_partitions(self.conn, {published, *(published - timedelta(days=n) for n in range(9))})
+        batch = store.Batch(messages, decoded, messages[-1].sequence, at, at)
+        applied = await store.apply(self.conn, self.position, batch, CrashPoints())
+        self.position = applied.position
+        return applied
+
+
+@asynccontextmanager
+async def ledger(settings: Settings) -> AsyncGenerator[Ledger]:
+    """An empty ledger of a stream that need not exist."""
+    assert settings.database_url is not None
+    info = jetstream.StreamInfo(to_instant(NOW), 1, 0, 0, 0, to_instant(NOW), {})
+    async with postgres.session(settings.database_url.get_secret_value(), application="test") as conn:
+        resume = await store.open_position(conn, settings.stream, tuple(range(jetstream.SLOTS)), info, seen=None)
+        yield Ledger(conn, settings, resume.position)
+
+
+async def total_messages(conn: Connection) -> int:
+    """PLATFORM's total over all hours."""
+    query = "SELECT coalesce(sum(total_messages), 0)::BIGINT FROM anlyt.metrics_hourly WHERE scope = 'PLATFORM'"
+    return int(await conn.fetchval(query))
+
+
+# ----------------------------------------------------------------------------------------------------------- duplicates
+
+
+def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) -> None:
+    bodies = [submitted(NOW), submitted(NOW)]
+
+    async def scenario() -> tuple[int, int, int]:
+        async with ledger(settings) as book:
+            first = await book.count(*bodies)
+            again = await book.count(*bodies)
+            return await total_messages(book.conn), first.duplicates, again.duplicates
+
+    assert run(scenario()) == (2, 0, 2)

@@ -1,0 +1,422 @@
+"""Traffic through real servers and workers, and every cell of the tables against the oracle; for the proofs.
+
+Used by test_conformance, test_faults, test_ledger and test_planted_bugs: one checker for all, so that the planted bugs
+show what it can see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+from pydantic import SecretStr
+
+import oracle
+from anlyt import jetstream, jobs, worker
+from anlyt.crash import CRASH_POINTS, CrashPoints
+from anlyt.errors import Retry
+from anlyt.postgres import sql
+from anlyt.telemetry import Telemetry
+from support import wait_until
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from asyncpg import Connection
+    from nats.aio.client import Client
+
+    from anlyt.settings import Settings
+
+INGEST_POINTS: Final = tuple(name for name in CRASH_POINTS if not name.startswith("job-"))
+TABLES: Final = ("metrics_hourly", "metrics_daily", "operator_performance", "account_usage_daily")
+PUBLISH_WINDOW: Final = 200
+LOG_CHARS: Final = 4_000
+
+# CONTRACT section 5, each as the rows that break it.
+IDENTITIES: Final = {
+    "1 hourly: total = delivered + failed + pending": """
+        SELECT * FROM anlyt.metrics_hourly
+        WHERE total_messages <> delivered_messages + failed_messages + pending_messages""",
+    "1 daily: total = delivered + failed + pending": """
+        SELECT * FROM anlyt.metrics_daily
+        WHERE total_messages <> delivered_messages + failed_messages + pending_messages""",
+    "2 daily = sum of hourly": """
+        WITH hours AS (
+            SELECT date_trunc('day', hour_bucket, 'UTC') AS day_bucket, scope, scope_id, sum(total_messages) AS total,
+                sum(delivered_messages) AS delivered, sum(failed_messages) AS failed, sum(pending_messages) AS pending,
+                sum(total_cost) AS cost, sum(latency_sum_ms) AS latency, sum(latency_sample_count) AS samples,
+                max(peak_tps) AS peak
+            FROM anlyt.metrics_hourly GROUP BY 1, 2, 3
+        )
+        SELECT * FROM hours AS h FULL JOIN anlyt.metrics_daily AS d USING (day_bucket, scope, scope_id)
+        WHERE (total, delivered, failed, pending, cost, latency, samples, peak) IS DISTINCT FROM (total_messages,
+            delivered_messages, failed_messages, pending_messages, total_cost, latency_sum_ms, latency_sample_count,
+            peak_tps)""",
+    "3 sum of accounts = platform": """
+        WITH sums AS (
+            SELECT hour_bucket, scope, sum(total_messages) AS total, sum(delivered_messages) AS delivered,
+                sum(failed_messages) AS failed, sum(pending_messages) AS pending, sum(total_cost) AS cost,
+                sum(latency_sum_ms) AS latency, sum(latency_sample_count) AS samples
+            FROM anlyt.metrics_hourly WHERE scope <> 'OPERATOR' GROUP BY 1, 2
+        )
+        SELECT * FROM (SELECT * FROM sums WHERE scope = 'ACCOUNT') AS a
+        FULL JOIN (SELECT * FROM sums WHERE scope = 'PLATFORM') AS p USING (hour_bucket)
+        WHERE (a.total, a.delivered, a.failed, a.pending, a.cost, a.latency, a.samples)
+            IS DISTINCT FROM (p.total, p.delivered, p.failed, p.pending, p.cost, p.latency, p.samples)""",
+    "4 hourly OPERATOR = operator_performance": """
+        SELECT * FROM (SELECT *, scope_id::UUID AS operator_id FROM anlyt.metrics_hourly WHERE scope = 'OPERATOR') AS h
+        FULL JOIN (
+            SELECT * FROM anlyt.operator_performance
+            -- A row that only has errors stands for no message.
+            WHERE (total_messages, delivered_messages, failed_messages, latency_sum_ms, peak_tps) <> (0, 0, 0, 0, 0)
+        ) AS o USING (hour_bucket, operator_id)
+        WHERE (coalesce(h.total_messages, 0), coalesce(h.delivered_messages, 0), coalesce(h.failed_messages, 0),
+            coalesce(h.latency_sum_ms, 0), coalesce(h.latency_sample_count, 0), coalesce(h.peak_tps, 0))
+            IS DISTINCT FROM (coalesce(o.total_messages, 0), coalesce(o.delivered_messages, 0),
+            coalesce(o.failed_messages, 0), coalesce(o.latency_sum_ms, 0), coalesce(o.latency_sample_count, 0),
+            coalesce(o.peak_tps, 0))""",
+    "5 daily ACCOUNT = account_usage_daily": """
+        SELECT * FROM (SELECT *, scope_id::UUID AS account_id FROM anlyt.metrics_daily WHERE scope = 'ACCOUNT') AS d
+        FULL JOIN anlyt.account_usage_daily AS u USING (day_bucket, account_id)
+        WHERE (coalesce(d.total_messages, 0), coalesce(d.delivered_messages, 0), coalesce(d.failed_messages, 0),
+            coalesce(d.total_cost, 0)) IS DISTINCT FROM (coalesce(u.messages_sent, 0),
+            coalesce(u.messages_delivered, 0), coalesce(u.messages_failed, 0), coalesce(u.total_cost, 0))""",
+    "6 histogram samples = latency_sample_count": """
+        WITH sums AS (
+            SELECT hour_bucket, operator_id, sum(n) AS samples
+            FROM anlyt.latency_histograms, unnest(sample_counts) AS n GROUP BY 1, 2
+        )
+        SELECT * FROM sums FULL JOIN anlyt.operator_performance AS o USING (hour_bucket, operator_id)
+        WHERE coalesce(samples, 0) IS DISTINCT FROM coalesce(latency_sample_count, 0)""",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------- publishing
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One message to publish, and the body that says the same to the oracle."""
+
+    told: bytes
+    body: bytes
+    headers: dict[str, str]
+
+
+def copies_of(rng: random.Random, bodies: Iterable[bytes], *, most: int = 3) -> list[Copy]:
+    """Every body 1 to `most` times, in random order, in every shape an event may arrive in."""
+    copies = [_disguise(rng, body) for body in bodies for _ in range(rng.randint(1, most))]
+    rng.shuffle(copies)
+    return copies
+
+
+def _disguise(rng: random.Random, body: bytes) -> Copy:
+    """The body as it is, with a content type, or a single event in binary mode; with and without a Nats-Msg-Id."""
+    event = _single_event(body)
+    shape = rng.choice(("plain", "typed", "binary"))
+    headers: dict[str, str] = {}
+    sent = body
+    if shape == "typed" and event is not None:
+        headers["Content-Type"] = "application/cloudevents+json"
+    elif shape == "binary" and event is not None:
+        headers = {f"{rng.choice(('ce-', 'Ce-', 'CE-'))}{name}": event[name] for name in event.keys() - {"data"}}
+        sent = json.dumps(event["data"]).encode()
+    # Only the producer's own id may make JetStream drop a copy; it does so for one copy of several here.
+    message_id = rng.choice((None, "own", "fresh"))
+    if message_id == "own" and event is not None:
+        headers["Nats-Msg-Id"] = f"{event['id']} {event['source']}"
+    elif message_id == "fresh":
+        headers["Nats-Msg-Id"] = secrets.token_hex(8)
+    return Copy(body, sent, headers)
+
+
+def _single_event(body: bytes) -> dict[str, Any] | None:
+    """The event of a body that binary mode can carry: every attribute plain text, an object as data."""
+    try:
+        event = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("data"), dict):
+        return None
+    texts = [value for name, value in event.items() if name != "data"]
+    plain = all(isinstance(text, str) and text.isascii() and text.isprintable() for text in texts)
+    return event if plain and {"id", "source"} <= event.keys() else None
+
+
+async def publish(nc: Client, settings: Settings, copies: Sequence[Copy]) -> list[bytes]:
+    """Publish in order; what JetStream stored, as the oracle reads it (not the copies it knew by their Nats-Msg-Id)."""
+    js = nc.jetstream(timeout=30, publish_async_max_pending=PUBLISH_WINDOW)
+    subject = settings.subjects.removesuffix(">") + "any.where"
+    stored: list[bytes] = []
+    for start in range(0, len(copies), PUBLISH_WINDOW):
+        part = copies[start : start + PUBLISH_WINDOW]
+        asked = [await js.publish_async(subject, copy.body, headers=copy.headers or None) for copy in part]
+        acks = await asyncio.wait_for(asyncio.gather(*asked), 30)
+        stored += [copy.told for copy, ack in zip(part, acks, strict=True) if not ack.duplicate]
+    return stored
+
+
+@asynccontextmanager
+async def stream_of(settings: Settings) -> AsyncGenerator[Client]:
+    """A connection, with the stream made."""
+    assert settings.nats_url is not None
+    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="test")
+    try:
+        await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+        yield nc
+    finally:
+        await nc.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- workers
+
+
+async def count(settings: Settings, *, workers: int = 1) -> None:
+    """Count what the stream holds now, with workers side by side in this process."""
+    stop = asyncio.Event()
+    await asyncio.gather(
+        *(
+            worker.run(settings, telemetry=Telemetry(), crash=CrashPoints(), stop=stop, until_idle=True)
+            for _ in range(workers)
+        )
+    )
+
+
+@asynccontextmanager
+async def counting(settings: Settings, *, workers: int = 1) -> AsyncGenerator[None]:
+    """Workers in this process for the length of the block."""
+    stop = asyncio.Event()
+    running = [
+        asyncio.create_task(worker.run(settings, telemetry=Telemetry(), crash=CrashPoints(), stop=stop))
+        for _ in range(workers)
+    ]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*running)
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """What the environment of a process must hold to have these settings."""
+    given: dict[str, str] = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        given[f"ANLYT_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANLYT_")}
+    return inherited | given | more
+
+
+class WorkerProcess:
+    """A real `anlyt worker`. Killed, if it still runs, by `close`."""
+
+    def __init__(
+        self, settings: Settings, *, until_idle: bool = True, crash_points: str = "", source: Path | None = None
+    ) -> None:
+        self._log = settings.data_dir / f"worker-{secrets.token_hex(4)}.log"
+        more = {"ANLYT_CRASH_POINTS": crash_points, "ANLYT_LOG_FORMAT": "json"}
+        if source is not None:
+            more["PYTHONPATH"] = str(source)
+        words = [sys.executable, "-m", "anlyt", "worker", *(["--until-idle"] if until_idle else [])]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                words, env=environment(settings, **more), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.pid = self._process.pid
+
+    @property
+    def said(self) -> str:
+        """Everything it has written."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        self._process.send_signal(number)
+
+    async def exited(self, limit_s: float = 60) -> int:
+        """Its exit code, once it has ended."""
+        await wait_until(lambda: self.poll() is not None, limit_s, what=f"the worker ends; it said:\n{self.said}")
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def close(self) -> None:
+        """Kill it, if it still runs."""
+        if self.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Crew:
+    """Worker processes, each started again when it dies, until the stream has been counted.
+
+    `arm` says what the next process is armed with, given how often every crash point was hit so far. `outages`: that
+    PostgreSQL or NATS cannot be reached (exit 4) is met by starting again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        size: int = 2,
+        arm: Callable[[Counter[str]], str] = lambda _: "",
+        source: Path | None = None,
+        outages: bool = False,
+    ) -> None:
+        self.hits: Counter[str] = Counter()
+        self.deaths = 0
+        self._settings = settings
+        self._size = size
+        self._arm = arm
+        self._source = source
+        self._outages = outages
+        self._running: list[WorkerProcess] = []
+
+    async def work_through(self, end: int, *, limit_s: float = 60) -> None:
+        """Run until everything up to sequence `end` has been counted and every process has left by itself."""
+        self._running = [self._start() for _ in range(self._size)]
+        try:
+            await wait_until(lambda: self._all_gone(end), limit_s, what=f"the crew has counted up to {end}")
+        finally:
+            for process in self._running:
+                process.close()
+
+    def send(self, rng: random.Random, number: signal.Signals) -> None:
+        """Send a signal to one of the processes."""
+        if self._running:
+            rng.choice(self._running).send(number)
+
+    def _start(self) -> WorkerProcess:
+        return WorkerProcess(self._settings, crash_points=self._arm(self.hits), source=self._source)
+
+    async def _all_gone(self, end: int) -> bool:
+        for process in [process for process in self._running if process.poll() is not None]:
+            self._running.remove(process)
+            code = process.poll()
+            if code == -signal.SIGKILL:
+                self.deaths += 1
+                self.hits.update(re.findall(r"crash point (\S+)", process.said))
+            else:
+                assert code == 0 or (code == Retry.exit_code and self._outages), (
+                    f"a worker ended with {code}:\n{process.said[-LOG_CHARS:]}"
+                )
+                if await counted_through(self._settings) >= end:
+                    continue
+            self._running.append(self._start())
+        return not self._running
+
+
+def each_point(rounds: int, *, chance: float = 0.4) -> Callable[[Counter[str]], str]:
+    """Arm the ingest point that was hit least, until every one was hit `rounds` times."""
+
+    def arm(hits: Counter[str]) -> str:
+        point = min(INGEST_POINTS, key=lambda name: hits[name])
+        return f"{point}={chance}" if hits[point] < rounds else ""
+
+    return arm
+
+
+async def counted_through(settings: Settings) -> int:
+    """The sequence up to which every slot has been counted; -1 while PostgreSQL cannot tell."""
+    try:
+        async with database(settings) as conn:
+            row = await conn.fetchrow(sql("ingest/counted_through"), settings.stream)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return -1
+    assert row is not None
+    return int(row["last_seq"]) if row["slots"] == jetstream.SLOTS else -1
+
+
+async def all_counted(nc: Client, settings: Settings, *, limit_s: float = 30) -> int:
+    """Wait until everything the stream holds has been counted; the sequence up to which."""
+    end = (await jetstream.stream_info(nc, settings.stream)).last_seq
+
+    async def counted() -> bool:
+        return await counted_through(settings) >= end
+
+    await wait_until(counted, limit_s, what=f"{settings.stream} counted up to {end}")
+    return end
+
+
+# ------------------------------------------------------------------------------------------------------------- checking
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncGenerator[Connection]:
+    """A plain session of the test's own."""
+    assert settings.database_url is not None
+    conn = await asyncpg.connect(settings.database_url.get_secret_value(), timeout=10)
+    try:
+        yield conn
+    finally:
+        await conn.close(timeout=10)
+
+
+async def differences(settings: Settings, stored: list[bytes], published: datetime) -> list[str]:
+    """Everything in the tables that is not as the oracle expects of `stored`, and every broken identity."""
+    assert settings.database_url is not None
+    await jobs.run_job(settings.database_url.get_secret_value(), "percentiles", CrashPoints())
+    expected = oracle.expect(stored, published)
+    found: list[str] = []
+    async with database(settings) as conn:
+        for table in TABLES:
+            rows = [dict(row) for row in await conn.fetch(f"SELECT * FROM anlyt.{table}")]  # noqa: S608 - our own list
+            found += oracle.differences(expected, table, rows)
+        ids = await conn.fetchval("SELECT count(*) FROM anlyt.processed_events")
+        if ids != expected["processed_events"]:
+            found.append(f"processed_events: expected {expected['processed_events']}, found {ids}")
+        letters = dict(await conn.fetch("SELECT reason, count(*) FROM anlyt.dead_letters GROUP BY reason"))
+        if letters != expected["dead_letters"]:
+            found.append(f"dead_letters: expected {expected['dead_letters']}, found {letters}")
+        found += await broken_identities(conn)
+        found += await _wrong_totals(conn, settings, stored, expected)
+    return found
+
+
+async def broken_identities(conn: Connection) -> list[str]:
+    """The identities of the roll-ups that do not hold, with a row that breaks each."""
+    found: list[str] = []
+    for name, query in IDENTITIES.items():
+        rows = await conn.fetch(query)
+        found += [f"identity {name}: {len(rows)} rows, like {dict(rows[0])}"] if rows else []
+    return found
+
+
+async def _wrong_totals(conn: Connection, settings: Settings, stored: list[bytes], expected: Any) -> list[str]:
+    """What the running totals say against what was published."""
+    query = """
+        SELECT sum(counted_events) AS counted, sum(duplicate_events) AS duplicates, sum(dead_letter_events) AS letters
+        FROM anlyt.ingest_totals WHERE stream = $1"""
+    row = await conn.fetchrow(query, settings.stream)
+    letters = sum(expected["dead_letters"].values())
+    events = sum(_elements(body) for body in stored)
+    wanted = (expected["processed_events"], events - expected["processed_events"] - letters, letters)
+    found = tuple(int(value or 0) for value in row.values())
+    return [] if wanted == found else [f"ingest_totals: expected {wanted}, found {found}"]
+
+
+def _elements(body: bytes) -> int:
+    """How many events, good or bad, a body has."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return 1
+    return len(parsed) if isinstance(parsed, list) else 1

@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anlyt import jetstream, store
-from anlyt.errors import DatabaseUnavailable, Retry
+from anlyt.errors import Retry
 from anlyt.events import DAY_US, SECOND_US, Decoded, Decoder, Event, Letter, Message, Rules, to_datetime
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
@@ -246,6 +246,7 @@ async def _count(context: Context, lane: Lane, conn: Connection) -> None:
             applying = None
     finally:
         if applying is not None:
+            conn.terminate()  # first, so that nothing waits for an answer that may never come
             applying.cancel()
             await asyncio.gather(applying, return_exceptions=True)
 
@@ -356,18 +357,20 @@ class Counter:
     async def apply(self, batch: store.Batch) -> None:
         """Count one batch within its deadline. Raises Retry when it has to be read again."""
         started = self._clock()
+        deadline = asyncio.get_running_loop().call_later(self._context.settings.batch_deadline_s, self._give_up)
         try:
             with unavailable():
-                async with asyncio.timeout(self._context.settings.batch_deadline_s):
-                    await self._ensure_partitions(batch.decoded.events)
-                    applied = await self._apply_or_isolate(batch)
-        except TimeoutError:
-            self._conn.terminate()
-            raise DatabaseUnavailable(
-                f"a batch took longer than {self._context.settings.batch_deadline_s} s (ANLYT_BATCH_DEADLINE_S)"
-            ) from None
+                await self._ensure_partitions(batch.decoded.events)
+                applied = await self._apply_or_isolate(batch)
+        finally:
+            deadline.cancel()
         self._position = applied.position
         self._context.telemetry.applied(self._partition, batch.decoded, applied, seconds=self._clock() - started)
+
+    def _give_up(self) -> None:
+        """End the session: a connection that hangs would hold up a cancelled statement, and its rollback, too."""
+        log.error("batch-too-slow", partition=self._partition, limit_s=self._context.settings.batch_deadline_s)
+        self._conn.terminate()
 
     async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:
         """Apply; when a sum no longer fits its column, halve until the message is found, and refuse its costs."""

@@ -84,7 +84,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "balance-failed": "The partitions could not be shared out; tried again in a moment.",
     "messages-lost": "The stream dropped messages before they were read: raise its limits.",
     "stream-changed": "The stream was recreated or restored; it is read again by time, and ids decide what counts.",
-    "batch-too-slow": "A batch took longer than its deadline; its session is ended and it is read again.",
+    "session-too-slow": "A batch or a look at the partitions outlasted ANLYT_BATCH_DEADLINE_S; its session is ended.",
     "cost-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
     "job-done": "A periodic job did something; what, as counts.",
     "job-failed": "A periodic job failed; it is tried again when it is due.",

@@ -13,7 +13,7 @@ import asyncio
 import math
 import random
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -27,7 +27,7 @@ from anlyt.events import DAY_US, SECOND_US, Decoded, Decoder, Event, Letter, Mes
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from asyncpg import Connection
     from nats.aio.client import Client
@@ -143,9 +143,9 @@ async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lan
         try:
             if conn is None:
                 conn = await connect(context.database_url, application="anlyt-worker")
-                with unavailable():
+                with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
                     await conn.execute(sql("ingest/lock_presence"), context.lock_class, PRESENCE_KEY)
-            with unavailable():
+            with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
                 if end is not None and await _all_counted(conn, context.settings.stream, end):
                     break
                 await _balance(context, conn, branches, lanes)
@@ -166,8 +166,10 @@ async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lan
 
 async def _balance(context: Context, conn: Connection, branches: list[str], lanes: dict[str, Lane]) -> None:
     """Start a lane when this worker has less than its share and a partition is free; give one up when it has more."""
-    for branch in [branch for branch, lane in lanes.items() if lane.task is not None and lane.task.done()]:
-        lanes.pop(branch)
+    for branch, task in [(branch, lane.task) for branch, lane in lanes.items()]:
+        if task is not None and task.done():
+            lanes.pop(branch)
+            task.result()  # raises what only a mistake of ours can be: servers' failures end in _run_lane
     rows = await conn.fetch(sql("ingest/list_locks"), context.lock_class)
     workers = max(1, sum(1 for row in rows if row["key"] == PRESENCE_KEY))
     taken = {row["key"] for row in rows}
@@ -210,7 +212,7 @@ async def _run_lane(context: Context, lane: Lane) -> None:
         conn = await connect(
             context.database_url, application="anlyt-worker", statement_timeout_s=context.settings.batch_deadline_s
         )
-        with unavailable():
+        with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
             lane.owned = await conn.fetchval(sql("ingest/lock_slots"), context.lock_class, lane.slots)
         if lane.owned:
             log.info("partition-owned", partition=lane.branch or "all")
@@ -257,7 +259,7 @@ async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Posit
     subject = jetstream.branch_filter(lane.branch, settings.subjects)
     info = await jetstream.stream_info(nc, settings.stream)
     lane.slotted = jetstream.has_slots(info.config, settings.subjects)
-    with unavailable():
+    with unavailable(), _ended_after(conn, settings.batch_deadline_s):
         lowest = await store.lowest_position(conn, settings.stream, lane.slots)
         seen = None
         if lowest is not None and info.first_seq <= lowest <= info.last_seq:
@@ -323,14 +325,14 @@ class Counter:
     async def _head(self) -> store.Batch | None:
         """An empty batch that moves the position of an idle partition to the stream's head, once a second."""
         now = self._clock()
-        if self._reader.server_pending and self._head_at:
-            return None
         if now < self._head_at + HEAD_PERIOD_S:
             return None
         self._head_at = now
         head = await self._reader.caught_up()
         if head is None:
             return None
+        if head.created != self._position.stream_created:
+            raise StreamUnavailable(f"reading {self._position.stream} has to start anew: the stream was recreated")
         nothing = Decoded([], [], 0)
         if head.last_seq <= self._read_seq:
             return store.Batch([], nothing, self._read_seq, None, head.now)
@@ -357,20 +359,11 @@ class Counter:
     async def apply(self, batch: store.Batch) -> None:
         """Count one batch within its deadline. Raises Retry when it has to be read again."""
         started = self._clock()
-        deadline = asyncio.get_running_loop().call_later(self._context.settings.batch_deadline_s, self._give_up)
-        try:
-            with unavailable():
-                await self._ensure_partitions(batch.decoded.events)
-                applied = await self._apply_or_isolate(batch)
-        finally:
-            deadline.cancel()
+        with unavailable(), _ended_after(self._conn, self._context.settings.batch_deadline_s):
+            await self._ensure_partitions(batch.decoded.events)
+            applied = await self._apply_or_isolate(batch)
         self._position = applied.position
         self._context.telemetry.applied(self._partition, batch.decoded, applied, seconds=self._clock() - started)
-
-    def _give_up(self) -> None:
-        """End the session: a connection that hangs would hold up a cancelled statement, and its rollback, too."""
-        log.error("batch-too-slow", partition=self._partition, limit_s=self._context.settings.batch_deadline_s)
-        self._conn.terminate()
 
     async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:
         """Apply; when a sum no longer fits its column, halve until the message is found, and refuse its costs."""
@@ -418,6 +411,21 @@ def rules_of(settings: Settings) -> Rules:
         max_message_age_us=int(settings.max_message_age.total_seconds()) * SECOND_US,
         ignored_types=settings.ignored_types,
     )
+
+
+@contextmanager
+def _ended_after(conn: Connection, seconds: float) -> Generator[None]:
+    """End the session when the block takes longer: a connection that hangs would hold up a cancellation, too."""
+
+    def give_up() -> None:
+        log.error("session-too-slow", limit_s=seconds)
+        conn.terminate()
+
+    timer = asyncio.get_running_loop().call_later(seconds, give_up)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pipeline
 from anlyt import jetstream, postgres, store, worker
 from anlyt.crash import CrashPoints
 from anlyt.events import Decoder, Message, to_instant
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from asyncpg import Connection
+    from nats.aio.client import Client
 
     from anlyt.settings import Settings
 
@@ -87,3 +89,58 @@ def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) ->
             return await total_messages(book.conn), first.duplicates, again.duplicates
 
     assert run(scenario()) == (2, 0, 2)
+
+
+# ----------------------------------------------------------------------------------------------------- the stream's head
+
+
+def test_a_message_that_its_consumer_has_not_heard_of_yet_is_not_passed_over(settings: Settings) -> None:
+    """nats-server tells its consumers a little after it has stored; here one that never hears stands for a late one."""
+
+    async def scenario() -> tuple[bool, int]:
+        async with pipeline.stream_of(settings) as nc:
+            reader = await jetstream.open_reader(nc, settings.stream, subject=None, after=0)
+            await jetstream.request(nc, f"CONSUMER.DELETE.{settings.stream}.{reader._consumer}")
+            deaf = {"name": reader._consumer, "ack_policy": "none", "filter_subject": "nobody.publishes.this"}
+            await nc.publish(settings.subjects.replace(">", "any"), submitted(NOW))
+            api = f"CONSUMER.CREATE.{settings.stream}.{reader._consumer}"
+            await jetstream.request(nc, api, {"stream_name": settings.stream, "config": deaf})
+            head = await reader.caught_up()
+            await reader.close()
+            return head is not None, (await jetstream.stream_info(nc, settings.stream)).last_seq
+
+    assert run(scenario()) == (False, 1)
+
+
+def test_complete_through_is_never_ahead_of_what_is_stored(settings: Settings) -> None:
+    """A head's `now` is an instant before which nothing can be stored behind the head any more."""
+
+    async def scenario() -> list[tuple[int, int]]:
+        async with pipeline.stream_of(settings) as nc, pipeline.stream_of(settings) as producer:
+            reader = await jetstream.open_reader(nc, settings.stream, subject="nobody.>", after=0)
+            heads: list[jetstream.StreamInfo] = []
+            for _ in range(150):
+                for _ in range(50):
+                    await producer.publish(settings.subjects.replace(">", "any"), b"{}")
+                head = await reader.caught_up()
+                assert head is not None
+                heads.append(head)
+            await reader.close()
+            await producer.flush()
+            published = await published_times(nc, settings.stream)
+            return [(h.now, published[h.last_seq]) for h in heads if h.last_seq < len(published)]
+
+    late = [published - now for now, published in run(scenario()) if published < now]
+
+    assert late == []
+
+
+async def published_times(nc: Client, stream: str) -> list[int]:
+    """The JetStream times of all messages, in order of their sequences from 1 on."""
+    last = (await jetstream.stream_info(nc, stream)).last_seq
+    reader = await jetstream.open_reader(nc, stream, subject=None, after=0)
+    times: list[int] = []
+    while len(times) < last:
+        times += [m.published for m in await reader.take(5_000, bytes_max=2**24, wait_s=1)]
+    await reader.close()
+    return times

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import nats
 import nats.errors
 from msgspec import Struct
+from msgspec.structs import replace
 
 from anlyt.errors import ConfigurationError, StreamUnavailable
 from anlyt.events import DAY_US, Message, format_instant, parse_instant
@@ -147,6 +148,17 @@ async def published_at(nc: Client, stream: str, sequence: int) -> int | None:
     return parse_instant(answer["message"]["time"])
 
 
+async def next_sequence(nc: Client, stream: str, subject: str | None, *, start: int) -> int | None:
+    """Sequence of the first message of `subject` (None: all) at or behind `start`; None when none is stored."""
+    try:
+        answer = await request(nc, f"STREAM.MSG.GET.{stream}", {"seq": start, "next_by_subj": subject or ">"})
+    except JetStreamError as error:
+        if error.code == NOT_FOUND:
+            return None
+        raise
+    return int(answer["message"]["seq"])
+
+
 async def ensure_stream(nc: Client, stream: str, subjects: str) -> tuple[StreamInfo, bool]:
     """The stream, made if it is missing (True). An existing one is left as it is; ConfigurationError if it is unfit."""
     try:
@@ -267,12 +279,14 @@ class Reader:
     caller closes this reader and opens a new one from the position in PostgreSQL.
     """
 
-    def __init__(self, nc: Client, stream: str, consumer: str, *, resume_after: int) -> None:
+    def __init__(self, nc: Client, stream: str, consumer: str, *, subject: str | None, resume_after: int) -> None:
         self.resume_after = resume_after  # the stream sequence this reader starts behind
         self.server_pending = 1  # messages the server had left when it sent the last one taken
         self._nc = nc
         self._stream = stream
         self._consumer = consumer
+        self._subject = subject
+        self._taken_seq = resume_after  # stream sequence up to which everything of this branch has been taken
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
         self._buffer: deque[Msg] = deque()
@@ -330,11 +344,18 @@ class Reader:
         return taken
 
     async def caught_up(self) -> StreamInfo | None:
-        """The stream's head, if every message of this branch up to it has been taken; else None."""
+        """The stream's head, if every message of this branch up to it has been taken; else None.
+
+        Asks the store, because what a consumer counts as pending runs behind what is stored. `now` is from before the
+        head was read, so that everything with an earlier time is behind the head.
+        """
+        before = await stream_info(self._nc, self._stream)
         head = await stream_info(self._nc, self._stream)
-        info = await request(self._nc, f"CONSUMER.INFO.{self._stream}.{self._consumer}")
-        done = info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == self._consumer_seq
-        return head if done and not self._buffer else None
+        following = await next_sequence(self._nc, self._stream, self._subject, start=self._taken_seq + 1)
+        if self._broken is not None or (following is not None and following <= head.last_seq):
+            return None
+        self._taken_seq = max(self._taken_seq, head.last_seq)
+        return replace(head, now=before.now)
 
     async def _pull(self) -> None:
         """Keep pull requests open for as much as the buffer may still take."""
@@ -391,7 +412,8 @@ class Reader:
         self._buffer_bytes -= len(msg.data)
         self._heard_at = asyncio.get_running_loop().time()
         self.server_pending = int(tokens[8])
-        return Message(msg.subject, msg.headers, msg.data, int(tokens[5]), int(tokens[7]) // 1000)
+        self._taken_seq = int(tokens[5])
+        return Message(msg.subject, msg.headers, msg.data, self._taken_seq, int(tokens[7]) // 1000)
 
 
 async def open_reader(
@@ -416,7 +438,7 @@ async def open_reader(
     api = f"CONSUMER.CREATE.{stream}.{name}"
     answer = await request(nc, api, {"stream_name": stream, "config": config, "action": "create"})
     resume_after = answer["delivered"]["stream_seq"] if after is None else after
-    reader = Reader(nc, stream, name, resume_after=resume_after)
+    reader = Reader(nc, stream, name, subject=subject, resume_after=resume_after)
     await reader.start()
     return reader
 

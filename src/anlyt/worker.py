@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anlyt import jetstream, store
-from anlyt.errors import Retry
+from anlyt.errors import Retry, StreamUnavailable
 from anlyt.events import DAY_US, SECOND_US, Decoded, Decoder, Event, Letter, Message, Rules, to_datetime
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 INTERRUPTED_EXIT_CODE: Final = 130
 API_SESSIONS_MAX: Final = 10
+_NOT_MIGRATED: Final = frozenset({"3F000", "42P01", "42703", "42883"})  # no such schema, table, column, function
 API_STATEMENT_TIMEOUT_S: Final = 5.0
 
 app = typer.Typer(
@@ -110,6 +111,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, AnlytError):
         typer.echo(f"anlyt: {error}", err=True)
         return error.exit_code
+    if getattr(error, "sqlstate", None) in _NOT_MIGRATED:
+        _say(f"anlyt: the schema of the database is not this version's ({error}); run: anlyt migrate")
+        return ConfigurationError.exit_code
     traceback.print_exception(error)
     typer.echo("anlyt: this is a mistake of anlyt itself; please report it with the lines above", err=True)
     return AnlytError.exit_code

@@ -21,7 +21,7 @@ import typer
 from typer.exceptions import TyperException
 
 from anlyt import settings as settings_module
-from anlyt.errors import AnlytError, ConfigurationError, UsageError
+from anlyt.errors import AnlytError, ConfigurationError, DifferenceFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -304,6 +304,35 @@ def doctor(ctx: typer.Context, *, as_json: Json = False) -> None:
             typer.echo(f"{marks[f.level]}  {f.check}: {f.finding}" + (f"\n         -> {f.remedy}" if f.remedy else ""))
     if any(f.level == "problem" for f in findings):
         raise typer.Exit(AnlytError.exit_code)
+
+
+@app.command()
+def reconcile(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """Prove the identities between the tables over all rows, in one snapshot. Exit 5 and the cells on a difference."""
+    import msgspec
+
+    from anlyt import reconcile as reconcile_module
+
+    findings = _run(reconcile_module.reconcile(_url(_connected(ctx))))
+    rows = [[msgspec.structs.asdict(cell) for cell in finding.differences] for finding in findings]
+    if as_json:
+        _print_json(
+            [
+                {"identity": f.identity.number, "name": f.identity.name, "differences": f.total, "rows": cells}
+                for f, cells in zip(findings, rows, strict=True)
+            ]
+        )
+    else:
+        for finding, cells in zip(findings, rows, strict=True):
+            verdict = "ok  " if not finding.total else "DIFF"
+            counted = f": {finding.total:,} cells, the first {len(cells)}:" if finding.total else ""
+            typer.echo(f"{verdict}  {finding.identity.number}  {finding.identity.name}{counted}")
+            if cells:
+                _show(cells, as_json=False)
+    wrong = [finding for finding in findings if finding.total]
+    if wrong:
+        numbers = ", ".join(str(finding.identity.number) for finding in wrong)
+        raise DifferenceFound(f"identities {numbers} do not hold, in {sum(f.total for f in wrong):,} cells")
 
 
 # ---------------------------------------------------------------------------------------------------------------- jobs

@@ -1,9 +1,9 @@
 """Events in, additive deltas out: what each table row grows by. Pure.
 
 Only ACCOUNT and OPERATOR cells are folded, event by event; everything else is derived from them by addition, so the
-identities hold by construction: PLATFORM is the sum of the accounts (I3), a day the sum of its hours (I2),
-operator_performance the OPERATOR rows (I4), account_usage_daily the ACCOUNT days (I5), and pending_messages is
-total - delivered - failed (I1). Folding commutes: any split, order or grouping of the same events adds up to the same.
+identities hold by construction (I1): PLATFORM is the sum of the accounts, a day the sum of its hours,
+operator_performance the OPERATOR rows, account_usage_daily the ACCOUNT days, and pending_messages is
+total - delivered - failed. Folding commutes: any split, order or grouping of the same events adds up to the same.
 Instants are microseconds since 1970 UTC, money millionths.
 """
 

@@ -7,16 +7,20 @@ show what it can see.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import random
 import re
 import secrets
 import signal
 import subprocess
 import sys
+import uuid
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -26,14 +30,11 @@ import oracle
 from anlyt import jetstream, jobs, worker
 from anlyt.crash import CRASH_POINTS, CrashPoints
 from anlyt.errors import Retry
-from anlyt.postgres import sql
 from anlyt.telemetry import Telemetry
 from support import wait_until
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from asyncpg import Connection
@@ -44,7 +45,15 @@ if TYPE_CHECKING:
 INGEST_POINTS: Final = tuple(name for name in CRASH_POINTS if not name.startswith("job-"))
 TABLES: Final = ("metrics_hourly", "metrics_daily", "operator_performance", "account_usage_daily")
 PUBLISH_WINDOW: Final = 200
+OUTAGE_WINDOW: Final = 20  # small, so that publishing lasts as long as the outages
+MARK: Final = "Test-Copy"  # header that tells which copy a stored message is
 LOG_CHARS: Final = 4_000
+ZONE: Final = "Asia/Kathmandu"  # 5:45 ahead: neither hours nor days begin when UTC's do
+TROUBLED_LIMIT_S: Final = 600
+TROUBLES: Final = 12  # SIGTERMs and ended sessions in one scenario
+_END_SESSIONS: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'anlyt-worker' AND datname = current_database()"""
 
 # CONTRACT section 5, each as the rows that break it.
 IDENTITIES: Final = {
@@ -115,6 +124,7 @@ class Copy:
     told: bytes
     body: bytes
     headers: dict[str, str]
+    mark: str
 
 
 def copies_of(rng: random.Random, bodies: Iterable[bytes], *, most: int = 3) -> list[Copy]:
@@ -141,7 +151,7 @@ def _disguise(rng: random.Random, body: bytes) -> Copy:
         headers["Nats-Msg-Id"] = f"{event['id']} {event['source']}"
     elif message_id == "fresh":
         headers["Nats-Msg-Id"] = secrets.token_hex(8)
-    return Copy(body, sent, headers)
+    return Copy(body, sent, headers, secrets.token_hex(8))
 
 
 def _single_event(body: bytes) -> dict[str, Any] | None:
@@ -167,6 +177,38 @@ async def publish(nc: Client, settings: Settings, copies: Sequence[Copy]) -> lis
         asked = [await js.publish_async(subject, copy.body, headers=copy.headers or None) for copy in part]
         acks = await asyncio.wait_for(asyncio.gather(*asked), 30)
         stored += [copy.told for copy, ack in zip(part, acks, strict=True) if not ack.duplicate]
+    return stored
+
+
+async def publish_through_outages(nc: Client, settings: Settings, copies: Sequence[Copy]) -> None:
+    """Publish, again and again what got no answer, until JetStream has said of every copy that it has it."""
+    for start in range(0, len(copies), OUTAGE_WINDOW):
+        await _publish_until_known(nc, settings, list(copies[start : start + OUTAGE_WINDOW]))
+
+
+async def _publish_until_known(nc: Client, settings: Settings, left: list[Copy]) -> None:
+    js = nc.jetstream(timeout=2)
+    subject = settings.subjects.removesuffix(">") + "any.where"
+
+    async def all_known() -> bool:
+        asked = (js.publish(subject, copy.body, headers=copy.headers | {MARK: copy.mark}) for copy in left)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        left[:] = [copy for copy, answer in zip(left, answers, strict=True) if isinstance(answer, BaseException)]
+        return not left
+
+    await wait_until(all_known, 60, what="JetStream has what was published")
+
+
+async def stored_copies(nc: Client, settings: Settings, copies: Iterable[Copy]) -> list[bytes]:
+    """What the stream holds, message by message, as the oracle reads it."""
+    told = {copy.mark: copy.told for copy in copies}
+    info = await jetstream.stream_info(nc, settings.stream)
+    stored: list[bytes] = []
+    for sequence in range(info.first_seq, info.last_seq + 1):
+        answer = await jetstream.request(nc, f"STREAM.MSG.GET.{settings.stream}", {"seq": sequence})
+        mark = re.search(rf"{MARK}: (\w+)", base64.b64decode(answer["message"]["hdrs"]).decode())
+        assert mark is not None
+        stored.append(told[mark[1]])
     return stored
 
 
@@ -228,7 +270,7 @@ class WorkerProcess:
         self, settings: Settings, *, until_idle: bool = True, crash_points: str = "", source: Path | None = None
     ) -> None:
         self._log = settings.data_dir / f"worker-{secrets.token_hex(4)}.log"
-        more = {"ANLYT_CRASH_POINTS": crash_points, "ANLYT_LOG_FORMAT": "json"}
+        more = {"ANLYT_CRASH_POINTS": crash_points, "ANLYT_LOG_FORMAT": "json", "TZ": ZONE}
         if source is not None:
             more["PYTHONPATH"] = str(source)
         words = [sys.executable, "-m", "anlyt", "worker", *(["--until-idle"] if until_idle else [])]
@@ -283,31 +325,46 @@ class Crew:
     ) -> None:
         self.hits: Counter[str] = Counter()
         self.deaths = 0
+        self.end: int | None = None
         self._settings = settings
         self._size = size
         self._arm = arm
         self._source = source
         self._outages = outages
         self._running: list[WorkerProcess] = []
+        self._told: set[int] = set()  # pids that got SIGTERM: a second one would end the process in the middle
 
     async def work_through(self, end: int, *, limit_s: float = 60) -> None:
         """Run until everything up to sequence `end` has been counted and every process has left by itself."""
+        self.end = end
+        await self.work(limit_s=limit_s)
+
+    async def work(self, *, limit_s: float) -> None:
+        """Run as `work_through`; `end` is set when it is known."""
         self._running = [self._start() for _ in range(self._size)]
         try:
-            await wait_until(lambda: self._all_gone(end), limit_s, what=f"the crew has counted up to {end}")
+            await wait_until(self._all_gone, limit_s, what="the crew has counted everything")
         finally:
             for process in self._running:
                 process.close()
 
-    def send(self, rng: random.Random, number: signal.Signals) -> None:
-        """Send a signal to one of the processes."""
+    def kill_one(self, rng: random.Random) -> None:
+        """SIGKILL one of the processes, wherever it is."""
         if self._running:
-            rng.choice(self._running).send(number)
+            rng.choice(self._running).send(signal.SIGKILL)
+
+    def stop_one(self) -> None:
+        """Send SIGTERM, once, to the process that has been there longest."""
+        for process in self._running:
+            if process.pid not in self._told:
+                self._told.add(process.pid)
+                process.send(signal.SIGTERM)
+                return
 
     def _start(self) -> WorkerProcess:
         return WorkerProcess(self._settings, crash_points=self._arm(self.hits), source=self._source)
 
-    async def _all_gone(self, end: int) -> bool:
+    async def _all_gone(self) -> bool:
         for process in [process for process in self._running if process.poll() is not None]:
             self._running.remove(process)
             code = process.poll()
@@ -315,16 +372,17 @@ class Crew:
                 self.deaths += 1
                 self.hits.update(re.findall(r"crash point (\S+)", process.said))
             else:
-                assert code == 0 or (code == Retry.exit_code and self._outages), (
+                # SIGTERM before Python has run the first line of ours ends the process as it ends any other.
+                assert code in {0, -signal.SIGTERM} or (code == Retry.exit_code and self._outages), (
                     f"a worker ended with {code}:\n{process.said[-LOG_CHARS:]}"
                 )
-                if await counted_through(self._settings) >= end:
+                if self.end is not None and await counted_through(self._settings) >= self.end:
                     continue
             self._running.append(self._start())
         return not self._running
 
 
-def each_point(rounds: int, *, chance: float = 0.4) -> Callable[[Counter[str]], str]:
+def each_point(rounds: int, *, chance: float = 0.5) -> Callable[[Counter[str]], str]:
     """Arm the ingest point that was hit least, until every one was hit `rounds` times."""
 
     def arm(hits: Counter[str]) -> str:
@@ -336,13 +394,23 @@ def each_point(rounds: int, *, chance: float = 0.4) -> Callable[[Counter[str]], 
 
 async def counted_through(settings: Settings) -> int:
     """The sequence up to which every slot has been counted; -1 while PostgreSQL cannot tell."""
+    return int(await _ask_positions(settings, "CASE WHEN count(*) = 16 THEN min(last_seq) ELSE -1 END"))
+
+
+async def progress(settings: Settings) -> float:
+    """How far the slots have been counted on average; -1 while PostgreSQL cannot tell."""
+    return float(await _ask_positions(settings, "coalesce(avg(last_seq), 0)"))
+
+
+async def _ask_positions(settings: Settings, what: str) -> Any:
     try:
         async with database(settings) as conn:
-            row = await conn.fetchrow(sql("ingest/counted_through"), settings.stream)
+            return await conn.fetchval(
+                f"SELECT {what} FROM anlyt.stream_positions WHERE stream = $1",  # noqa: S608 - ours
+                settings.stream,
+            )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return -1
-    assert row is not None
-    return int(row["last_seq"]) if row["slots"] == jetstream.SLOTS else -1
 
 
 async def all_counted(nc: Client, settings: Settings, *, limit_s: float = 30) -> int:
@@ -420,3 +488,101 @@ def _elements(body: bytes) -> int:
     except ValueError:
         return 1
     return len(parsed) if isinstance(parsed, list) else 1
+
+
+# ------------------------------------------------------------------------------------------------------------ scenarios
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found after a run, and how often workers died at which point."""
+
+    differences: list[str]
+    hits: Counter[str]
+
+
+async def calm(settings: Settings, seed: int, *, events: int = 400, source: Path | None = None) -> Outcome:
+    """Traffic, all of it twice, counted by two worker processes until idle. Nothing happens to them."""
+    rng = random.Random(seed)
+    now = datetime.now(UTC)
+    settings = settings.model_copy(update={"partitions": rng.choice((2, 3, 4)), "batch_events_max": 20})
+    async with database(settings) as conn:
+        await conn.execute(f"ALTER DATABASE {await conn.fetchval('SELECT current_database()')} SET timezone = '{ZONE}'")
+    async with stream_of(settings) as nc:
+        copies = copies_of(rng, oracle.generate(seed, events, now) + dear_bodies(rng, now))
+        stored = await publish(nc, settings, copies + copies)
+        end = (await jetstream.stream_info(nc, settings.stream)).last_seq
+    await Crew(settings, source=source).work_through(end)
+    return Outcome(await differences(settings, stored, now), Counter())
+
+
+async def interrupted(settings: Settings, seed: int, *, source: Path | None = None) -> Outcome:
+    """Traffic counted by one worker process, which gets SIGTERM, or has its sessions ended, again and again."""
+    return await _troubled(settings, seed, events=400, crew=lambda varied: Crew(varied, size=1, source=source))
+
+
+async def dying(
+    settings: Settings, seed: int, *, rounds: int, events: int = 1_000, source: Path | None = None
+) -> Outcome:
+    """Traffic counted by two worker processes that die at every point `rounds` times, and are interrupted as well."""
+    return await _troubled(
+        settings, seed, events=events, crew=lambda varied: Crew(varied, arm=each_point(rounds), source=source)
+    )
+
+
+async def _troubled(settings: Settings, seed: int, *, events: int, crew: Callable[[Settings], Crew]) -> Outcome:
+    rng = random.Random(seed)
+    now = datetime.now(UTC)
+    settings = settings.model_copy(update={"partitions": rng.choice((2, 3, 4)), "batch_events_max": rng.randint(6, 12)})
+    bodies = oracle.generate(seed, events, now, batches=0.05) + dear_bodies(rng, now)
+    async with stream_of(settings) as nc:
+        stored = await publish(nc, settings, copies_of(rng, bodies))
+        end = (await jetstream.stream_info(nc, settings.stream)).last_seq
+    workers = crew(settings)
+    trouble = asyncio.create_task(_make_trouble(settings, workers, end))
+    try:
+        await workers.work_through(end, limit_s=TROUBLED_LIMIT_S)
+    finally:
+        trouble.cancel()
+        with suppress(asyncio.CancelledError):
+            await trouble
+    return Outcome(await differences(settings, stored, now), workers.hits)
+
+
+async def _make_trouble(settings: Settings, crew: Crew, end: int) -> None:
+    """Stop a process or end its sessions, again and again while the position moves on."""
+    step = max(1, end // TROUBLES)
+    async with database(settings) as conn:
+        for goal in range(step, end, step):
+
+            async def reached(goal: int = goal) -> bool:
+                return await progress(settings) >= goal
+
+            await wait_until(reached, 60, what=f"{goal} of {end} counted")
+            if goal // step % 2:
+                crew.stop_one()
+            else:
+                await conn.fetch(_END_SESSIONS)
+
+
+def dear_bodies(rng: random.Random, now: datetime) -> list[bytes]:
+    """Charges whose sums have more digits than a float holds."""
+    account, at = str(uuid.UUID(int=rng.getrandbits(128), version=4)), now - timedelta(hours=2)
+    return [
+        json.dumps(
+            {
+                "specversion": "1.0",
+                "id": f"dear-{n}-{rng.getrandbits(32)}",
+                "source": "/billing",
+                "type": "message.charged",
+                "time": at.isoformat(),
+                "data": {
+                    "messageId": "m",
+                    "accountId": account,
+                    "submittedAt": at.isoformat(),
+                    "cost": f"{rng.randrange(10**9 - 10**6, 10**9)}.{rng.randrange(10**6):06d}",
+                },
+            }
+        ).encode()
+        for n in range(40)
+    ]

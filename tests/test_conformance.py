@@ -33,7 +33,8 @@ def test_every_cell_agrees_with_the_oracle(settings: Settings, seed: int) -> Non
     now = datetime.now(UTC)
     settings = vary(settings, rng)
     workers = (1, 2, 4)[seed % 3]
-    copies = pipeline.copies_of(rng, oracle.generate(seed, rng.randint(300, 700), now))
+    bodies = oracle.generate(seed, rng.randint(300, 700), now, batches=rng.choice((0.02, 0.05, 0.2)))
+    copies = pipeline.copies_of(rng, bodies + pipeline.dear_bodies(rng, now))
     early = rng.choice((0, len(copies) // 2, len(copies)))
 
     async def scenario() -> list[str]:

@@ -91,7 +91,7 @@ def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) ->
     assert run(scenario()) == (2, 0, 2)
 
 
-# ----------------------------------------------------------------------------------------------------- the stream's head
+# ---------------------------------------------------------------------------------------------------- the stream's head
 
 
 def test_a_message_that_its_consumer_has_not_heard_of_yet_is_not_passed_over(settings: Settings) -> None:

@@ -438,8 +438,13 @@ async def database(settings: Settings) -> AsyncGenerator[Connection]:
         await conn.close(timeout=10)
 
 
-async def differences(settings: Settings, stored: list[bytes], published: datetime) -> list[str]:
-    """Everything in the tables that is not as the oracle expects of `stored`, and every broken identity."""
+async def differences(
+    settings: Settings, stored: list[bytes], published: datetime, *, totals: bool = True
+) -> list[str]:
+    """Everything in the tables that is not as the oracle expects of `stored`, and every broken identity.
+
+    `totals`: the running totals too; they say what was read, so reading again adds to them.
+    """
     assert settings.database_url is not None
     await jobs.run_job(settings.database_url.get_secret_value(), "percentiles", CrashPoints())
     expected = oracle.expect(stored, published)
@@ -455,7 +460,8 @@ async def differences(settings: Settings, stored: list[bytes], published: dateti
         if letters != expected["dead_letters"]:
             found.append(f"dead_letters: expected {expected['dead_letters']}, found {letters}")
         found += await broken_identities(conn)
-        found += await _wrong_totals(conn, settings, stored, expected)
+        if totals:
+            found += await _wrong_totals(conn, settings, stored, expected)
     return found
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import uuid
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+import oracle
 import pipeline
-from anlyt import jetstream, postgres, store, worker
+from anlyt import jetstream, jobs, postgres, store, worker
 from anlyt.crash import CrashPoints
+from anlyt.errors import PositionMoved
 from anlyt.events import Decoder, Message, to_instant
 from support import run
 
@@ -59,6 +64,14 @@ class Ledger:
         self.position = applied.position
         return applied
 
+    async def age(self, by: timedelta) -> None:
+        """Let everything counted so far have been counted that much earlier."""
+        await self.conn.execute("UPDATE anlyt.processed_events SET processed_at = processed_at - $1::INTERVAL", by)
+
+    async def purge(self) -> None:
+        """Run the purge job."""
+        await jobs.purge(self.conn, CrashPoints())
+
 
 @asynccontextmanager
 async def ledger(settings: Settings) -> AsyncGenerator[Ledger]:
@@ -68,6 +81,21 @@ async def ledger(settings: Settings) -> AsyncGenerator[Ledger]:
     async with postgres.session(settings.database_url.get_secret_value(), application="test") as conn:
         resume = await store.open_position(conn, settings.stream, tuple(range(jetstream.SLOTS)), info, seen=None)
         yield Ledger(conn, settings, resume.position)
+
+
+async def letters(conn: Connection) -> list[str]:
+    """Reasons of the dead letters, in the order of their messages."""
+    rows = await conn.fetch("SELECT reason FROM anlyt.dead_letters ORDER BY sequence, batch_index")
+    return [row["reason"] for row in rows]
+
+
+async def rollups(settings: Settings) -> list[list[tuple[Any, ...]]]:
+    """All rows of the four roll-up tables, except what only says when they were written."""
+    async with pipeline.database(settings) as conn:
+        return [
+            sorted(tuple(v for k, v in row.items() if k != "updated_at") for row in await conn.fetch(query))
+            for query in (f"SELECT * FROM anlyt.{table}" for table in pipeline.TABLES)  # noqa: S608 - our own list
+        ]
 
 
 async def total_messages(conn: Connection) -> int:
@@ -89,6 +117,94 @@ def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) ->
             return await total_messages(book.conn), first.duplicates, again.duplicates
 
     assert run(scenario()) == (2, 0, 2)
+
+
+def test_a_duplicate_three_days_later_is_stale_though_its_id_is_long_forgotten(settings: Settings) -> None:
+    then = NOW - timedelta(days=3)
+    body = submitted(then)
+
+    async def scenario() -> tuple[int, int, list[str]]:
+        async with ledger(settings) as book:
+            await book.count(body, published=then)
+            await book.age(timedelta(days=3))
+            await book.count(submitted(NOW))
+            await book.purge()
+            forgotten = await book.conn.fetchval("SELECT count(*) FROM anlyt.processed_events")
+            await book.count(body, submitted(NOW))
+            return forgotten, await total_messages(book.conn), await letters(book.conn)
+
+    assert run(scenario()) == (1, 3, ["stale"])
+
+
+def test_a_duplicate_within_the_window_meets_its_id_whatever_the_backlog_and_the_purge(settings: Settings) -> None:
+    """Both copies are older than a week when they are read, days after each other, with the purge in between."""
+    then = NOW - timedelta(days=8)
+    body = submitted(then)
+
+    async def scenario() -> tuple[int, int]:
+        async with ledger(settings) as book:
+            await book.count(body, published=then)
+            await book.age(timedelta(days=4))
+            await book.purge()
+            again = await book.count(body, published=then + timedelta(hours=47, minutes=44))
+            return await total_messages(book.conn), again.duplicates
+
+    assert run(scenario()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("age", "reasons"),
+    [
+        (timedelta(hours=49), ["stale"]),
+        (timedelta(hours=47, minutes=46), ["stale"]),
+        (timedelta(hours=47, minutes=44), []),
+        (timedelta(minutes=-4), []),
+        (timedelta(minutes=-6), ["in_future"]),
+    ],
+)
+def test_an_event_counts_inside_the_window_and_is_kept_as_a_letter_outside(
+    settings: Settings, age: timedelta, reasons: list[str]
+) -> None:
+    async def scenario() -> tuple[int, list[str]]:
+        async with ledger(settings) as book:
+            await book.count(submitted(NOW - age), submitted(NOW))
+            return await total_messages(book.conn), await letters(book.conn)
+
+    assert run(scenario()) == (2 - len(reasons), reasons)
+
+
+def test_a_batch_from_a_position_that_somebody_moved_leaves_nothing_behind(settings: Settings) -> None:
+    """What the zombie read counts once: by whoever moved the position."""
+
+    async def scenario() -> int:
+        async with ledger(settings) as book:
+            stale = book.position
+            await book.count(submitted(NOW))
+            book.position = stale
+            with pytest.raises(PositionMoved):
+                await book.count(submitted(NOW), b"not an event")
+            assert await letters(book.conn) == []
+            return await total_messages(book.conn)
+
+    assert run(scenario()) == 1
+
+
+def test_a_position_put_back_by_a_restored_backup_counts_nothing_again(settings: Settings) -> None:
+    rng = random.Random(3)
+    bodies = oracle.generate(3, 300, datetime.now(UTC))
+
+    async def scenario() -> list[str]:
+        async with pipeline.stream_of(settings) as nc:
+            stored = await pipeline.publish(nc, settings, pipeline.copies_of(rng, bodies))
+            await pipeline.count(settings)
+            before = await rollups(settings)
+            async with pipeline.database(settings) as conn:
+                await conn.execute("UPDATE anlyt.stream_positions SET last_seq = slot, last_published_at = NULL")
+            await pipeline.count(settings, workers=2)
+        assert before == await rollups(settings)
+        return await pipeline.differences(settings, stored, datetime.now(UTC), totals=False)
+
+    assert run(scenario()) == []
 
 
 # ---------------------------------------------------------------------------------------------------- the stream's head

@@ -44,7 +44,7 @@ app = typer.Typer(
 )
 events_app = typer.Typer(no_args_is_help=True, help="Publish events into the stream.")
 letters_app = typer.Typer(no_args_is_help=True, help="Events that could not be counted.")
-jobs_app = typer.Typer(no_args_is_help=True, help="Periodic jobs: percentiles, partitions, purge.")
+jobs_app = typer.Typer(no_args_is_help=True, help="Periodic jobs: percentiles, partitions, purge, retention.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 query_app = typer.Typer(no_args_is_help=True, help="Rows of the API as a table, JSON or CSV.")
 for _name, _group in (

@@ -34,6 +34,9 @@ CRASH_POINTS: Final = (
     "job-percentiles-committed",
     "job-partitions-made",
     "job-purge-committed",
+    "job-retention-detached",
+    "job-retention-dropped",
+    "job-retention-rows-deleted",
 )
 ALL: Final = "*"
 STDERR: Final = 2

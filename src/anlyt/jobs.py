@@ -1,9 +1,9 @@
 """Periodic jobs: a literal table, one runner a job at a time across all machines, every run recorded.
 
-In: what the workers left to do (histogram segments, old ids, missing partitions). Out: the same facts, tidied, and
-rows in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A job's
-lock is held by the session that does its work, so a runner that lost its session has lost its transaction with it. Rows
-are locked in the order the workers lock them (I5).
+In: what the workers left to do (histogram segments, old ids and rows, missing partitions). Out: the same facts, tidied,
+and rows in anlyt.job_runs. A job is idempotent: killed anywhere it is run again and nothing is missing or doubled. A
+job's lock is held by the session that does its work, so a runner that lost its session has lost its transaction with
+it. Rows are locked in the order the workers lock them (I5).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import structlog
 from msgspec import Struct
 
 from anlyt.errors import AnlytError, Retry, UsageError
-from anlyt.postgres import ensure_partitions, session, sql
+from anlyt.events import HOT_RETENTION_US
+from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +36,11 @@ WAIT_MAX_S: Final = 10.0
 SEGMENTS_MAX: Final = 2_000  # merged in one transaction
 PARTITION_MONTHS_AHEAD: Final = 3
 PURGE_ROWS_MAX: Final = 10_000  # deleted in one transaction
+HOURLY_RETENTION: Final = timedelta(microseconds=HOT_RETENTION_US)
+DAILY_RETENTION: Final = timedelta(days=365)
+STEP_LOCK_TIMEOUT_S: Final = 5.0  # a step waits for old transactions this long; nobody waits behind it
+STEP_ATTEMPTS_MAX: Final = 5
+STEP_RETRY_S: Final = 1.0
 
 log = structlog.get_logger("anlyt.jobs")
 
@@ -70,21 +76,95 @@ async def partitions(conn: Connection[Record], crash: CrashPoints) -> dict[str, 
 
 async def purge(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
     """Forget event ids behind the exactly-once window, and seconds whose peak is settled; PURGE_ROWS_MAX at a time."""
+
+    def committed() -> None:
+        crash.reach("job-purge-committed")
+
     return {
-        "events_purged": await _purge(conn, sql("jobs/purge_events"), crash),
-        "seconds_purged": await _purge(conn, sql("jobs/purge_second_counts"), crash),
+        "events_purged": await _delete(conn, sql("jobs/purge_events"), committed=committed),
+        "seconds_purged": await _delete(conn, sql("jobs/purge_second_counts"), committed=committed),
     }
 
 
-async def _purge(conn: Connection[Record], statement: str, crash: CrashPoints) -> int:
-    purged = 0
+async def _delete(conn: Connection[Record], statement: str, *values: object, committed: Callable[[], None]) -> int:
+    total = 0
     deleted = PURGE_ROWS_MAX
     while deleted == PURGE_ROWS_MAX:
-        status = await conn.execute(statement, PURGE_ROWS_MAX)  # a transaction of its own
-        crash.reach("job-purge-committed")
+        status = await conn.execute(statement, PURGE_ROWS_MAX, *values)  # a transaction of its own
+        committed()
         deleted = int(status.split()[-1])
-        purged += deleted
-    return purged
+        total += deleted
+    return total
+
+
+async def retention(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+    """Take away months and days that are past hot retention. Dead letters stay.
+
+    Measured from what has been counted, not from the clock: behind a backlog nothing leaves that may still be added to.
+    """
+    counted_through = await conn.fetchval(sql("jobs/read_counted_through"))
+    if counted_through is None:
+        return {"partitions_dropped": 0, "days_deleted": 0}
+
+    def committed() -> None:
+        crash.reach("job-retention-rows-deleted")
+
+    dropped = await _drop_months(conn, counted_through, crash)
+    last_day = counted_through - DAILY_RETENTION - timedelta(days=1)  # the last whose end is past retention, too
+    days = await _delete(conn, sql("jobs/delete_metrics_daily"), last_day, committed=committed)
+    days += await _delete(conn, sql("jobs/delete_account_usage_daily"), last_day, committed=committed)
+    return {"partitions_dropped": dropped, "days_deleted": days}
+
+
+def may_leave(month: datetime, counted_through: datetime) -> bool:
+    """Whether all of a month is past hot retention. What an archive must confirm first is asked here only."""
+    next_month = datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
+    return next_month + HOURLY_RETENTION <= counted_through
+
+
+async def _drop_months(conn: Connection[Record], counted_through: datetime, crash: CrashPoints) -> int:
+    """Detach and drop the partitions of the months that may leave, oldest first, without holding up a writer."""
+    rows = await conn.fetch(sql("jobs/list_months"), PARTITIONED_TABLES)
+    leaving = [row["month"] for row in rows if may_leave(row["month"], counted_through)]
+    await conn.execute(sql("jobs/limit_lock_waits"), f"{STEP_LOCK_TIMEOUT_S * 1000:.0f}ms")
+    dropped = 0
+    while step := await _take_patiently(conn, leaving):
+        if step == "drop":
+            dropped += 1
+            crash.reach("job-retention-dropped")
+        else:
+            crash.reach("job-retention-detached")
+    return dropped
+
+
+async def _take_patiently(conn: Connection[Record], months: list[datetime]) -> str | None:
+    """The step that was taken; None when there is none left. Raises LockNotAvailableError in the end.
+
+    A DETACH that waited too long for an old transaction is finished by the next attempt, or by the next run.
+    """
+    for attempt in range(1, STEP_ATTEMPTS_MAX + 1):
+        try:
+            return await _take_step(conn, months)
+        except asyncpg.LockNotAvailableError:
+            if attempt == STEP_ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(STEP_RETRY_S * attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _take_step(conn: Connection[Record], months: list[datetime]) -> str | None:
+    found = await conn.fetchrow(sql("jobs/find_month_step"), PARTITIONED_TABLES, months)
+    if found is None:
+        return None
+    if found["step"] != "drop":
+        await conn.execute(found["statement"])
+        return str(found["step"])
+    async with conn.transaction():
+        await conn.execute(sql("jobs/lock_partitions"))
+        if found == await conn.fetchrow(sql("jobs/find_month_step"), PARTITIONED_TABLES, months):
+            await conn.execute(found["statement"])
+            return "drop"
+    return "none"  # somebody needed the month and has brought it back: look again
 
 
 def months_ahead(now: datetime) -> list[datetime]:
@@ -108,6 +188,7 @@ JOBS: Final = (
     Job("percentiles", timedelta(seconds=10), "latency_p95_ms of operator hours that got new samples", percentiles),
     Job("purge", timedelta(minutes=1), "event ids behind the 48 h window, seconds older than 6 h", purge),
     Job("partitions", timedelta(days=1), "monthly partitions, three months ahead", partitions),
+    Job("retention", timedelta(days=1), "hours older than 90 days, by the month; days older than 365 days", retention),
 )
 
 

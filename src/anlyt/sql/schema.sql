@@ -215,19 +215,27 @@ ALTER TABLE anlyt.stream_positions SET (fillfactor = 50);
 ALTER TABLE anlyt.ingest_totals SET (fillfactor = 50);
 
 -- Make the monthly partition of `parent` that holds `moment`, if it is missing; true when it was made. Built aside and
--- attached, because CREATE ... PARTITION OF would queue every writer behind the oldest open transaction.
+-- attached, because CREATE ... PARTITION OF would queue every writer behind the oldest open transaction. A month that
+-- retention has begun to take away, and that is needed after all, comes back with its rows.
 CREATE FUNCTION anlyt.ensure_partition(parent TEXT, moment TIMESTAMPTZ) RETURNS BOOLEAN
 LANGUAGE plpgsql SET search_path = pg_catalog, anlyt AS $$
 DECLARE
     month TIMESTAMP := date_trunc('month', moment AT TIME ZONE 'UTC');
     child TEXT := parent || '_' || to_char(month, '"y"YYYY"m"MM');
+    detaching BOOLEAN; -- NULL: a table of its own
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('anlyt.ensure_partition'));
     -- Not to_regclass: it may remember from before the lock that there was none.
-    IF EXISTS (SELECT FROM pg_class WHERE relnamespace = 'anlyt'::REGNAMESPACE AND relname = child) THEN
+    SELECT inhdetachpending INTO detaching
+    FROM pg_class LEFT JOIN pg_inherits ON inhrelid = oid
+    WHERE relnamespace = 'anlyt'::REGNAMESPACE AND relname = child;
+    IF NOT FOUND THEN
+        EXECUTE format('CREATE TABLE anlyt.%I (LIKE anlyt.%I INCLUDING ALL) WITH (fillfactor = 70)', child, parent);
+    ELSIF detaching THEN
+        EXECUTE format('ALTER TABLE anlyt.%I DETACH PARTITION anlyt.%I FINALIZE', parent, child);
+    ELSIF NOT detaching THEN
         RETURN FALSE;
     END IF;
-    EXECUTE format('CREATE TABLE anlyt.%I (LIKE anlyt.%I INCLUDING ALL) WITH (fillfactor = 70)', child, parent);
     EXECUTE format(
         'ALTER TABLE anlyt.%I ATTACH PARTITION anlyt.%I FOR VALUES FROM (%L) TO (%L)',
         parent, child, month AT TIME ZONE 'UTC', (month + INTERVAL '1 month') AT TIME ZONE 'UTC'

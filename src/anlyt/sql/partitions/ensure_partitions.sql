@@ -10,6 +10,8 @@ CROSS JOIN (
 WHERE NOT EXISTS (
     SELECT
     FROM pg_class
-    WHERE relnamespace = 'anlyt'::REGNAMESPACE
+    JOIN pg_inherits ON inhrelid = oid
+    WHERE NOT inhdetachpending
+      AND relnamespace = 'anlyt'::REGNAMESPACE
       AND relname = parent || '_' || to_char(month, '"y"YYYY"m"MM')
 )

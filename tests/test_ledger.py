@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import SecretStr
 
 import oracle
 import pipeline
 from anlyt import jetstream, jobs, postgres, store, worker
 from anlyt.crash import CrashPoints
+from anlyt.embedded import EmbeddedNats
 from anlyt.errors import PositionMoved
 from anlyt.events import Decoder, Message, to_instant
-from support import run
+from support import run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from asyncpg import Connection
     from nats.aio.client import Client
@@ -260,3 +265,129 @@ async def published_times(nc: Client, stream: str) -> list[int]:
         times += [m.published for m in await reader.take(5_000, bytes_max=2**24, wait_s=1)]
     await reader.close()
     return times
+
+
+# --------------------------------------------------------------------------------- streams that are not what they were
+
+
+async def publish(nc: Client, settings: Settings, *bodies: bytes) -> None:
+    """Publish one by one."""
+    js = nc.jetstream(timeout=10)
+    for body in bodies:
+        await js.publish(settings.subjects.replace(">", "any"), body)
+
+
+async def counted(settings: Settings) -> int:
+    """PLATFORM's total."""
+    async with pipeline.database(settings) as conn:
+        return await total_messages(conn)
+
+
+async def positions(settings: Settings, column: str) -> set[Any]:
+    """The values of a column of all slots' positions."""
+    async with pipeline.database(settings) as conn:
+        rows = await conn.fetch(f"SELECT {column} FROM anlyt.stream_positions")  # noqa: S608 - a column of ours
+    return {row[0] for row in rows}
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+def test_a_recreated_stream_counts_what_is_new_in_it(settings: Settings, partitions: int, *, running: bool) -> None:
+    """Old events published again count no second time, new ones count, though their sequences were used before."""
+    settings = settings.model_copy(update={"partitions": partitions})
+    old, new = [submitted(NOW) for _ in range(30)], [submitted(NOW) for _ in range(20)]
+
+    async def scenario() -> int:
+        async with pipeline.stream_of(settings) as nc, AsyncExitStack() as workers:
+            await publish(nc, settings, *old)
+            await pipeline.count(settings)
+            if running:
+                await workers.enter_async_context(pipeline.counting(settings))
+            await jetstream.request(nc, f"STREAM.DELETE.{settings.stream}")
+            await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+            await publish(nc, settings, *old[:10], *new)
+            if not running:
+                await pipeline.count(settings)
+            await wait_until(lambda: reached(settings, len(old) + len(new)), 30, what="the new events are counted")
+            return await counted(settings)
+
+    assert run(scenario()) == 50
+
+
+async def reached(settings: Settings, total: int) -> bool:
+    """Whether that many messages have been counted."""
+    return await counted(settings) >= total
+
+
+@pytest.mark.parametrize("after", [3, 10, 40], ids=["shorter", "as long", "longer"])
+def test_a_stream_restored_from_an_older_copy_loses_nothing_of_what_it_gets_then(
+    settings: Settings, server_dir: Path, after: int
+) -> None:
+    """Its sequences are used a second time, for other messages; the position says so by the time of its message."""
+    first, lost, then = ([submitted(NOW) for _ in range(n)] for n in (5, 10, after))
+
+    async def scenario(nats: EmbeddedNats) -> int:
+        here = settings.model_copy(update={"nats_url": SecretStr(nats.url)})
+        store_dir, backup = server_dir / "nats" / "data", server_dir / "backup"
+        async with pipeline.stream_of(here) as nc:
+            await publish(nc, here, *first)
+        await nats.stop()
+        copy_all(store_dir, backup)
+        await nats.start()
+        async with pipeline.stream_of(here) as nc:
+            await publish(nc, here, *lost)
+        await pipeline.count(here)
+        await nats.stop()
+        shutil.rmtree(store_dir)
+        copy_all(backup, store_dir)
+        await nats.start()
+        async with pipeline.stream_of(here) as nc:
+            await publish(nc, here, *then)
+        await pipeline.count(here)
+        return await counted(here)
+
+    async def whole() -> int:
+        async with EmbeddedNats(server_dir / "nats", sync_interval="1m") as nats:
+            return await scenario(nats)
+
+    assert run(whole()) == 15 + after
+
+
+def copy_all(source: Path, target: Path) -> None:
+    """Copy a directory with its owners and rights."""
+    subprocess.run(["cp", "-a", source, target], check=True)  # noqa: S607 - whatever cp this machine has
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_messages_the_stream_dropped_unread_are_counted_as_lost_and_the_rest_counts(
+    settings: Settings, partitions: int
+) -> None:
+    settings = settings.model_copy(update={"partitions": partitions})
+
+    async def scenario() -> tuple[int, set[Any]]:
+        async with pipeline.stream_of(settings) as nc:
+            await publish(nc, settings, *(submitted(NOW) for _ in range(10)))
+            await pipeline.count(settings)
+            await publish(nc, settings, *(submitted(NOW) for _ in range(7)))
+            await jetstream.request(nc, f"STREAM.PURGE.{settings.stream}")
+            await publish(nc, settings, *(submitted(NOW) for _ in range(5)))
+            await pipeline.count(settings)
+        return await counted(settings), await positions(settings, "lost_messages")
+
+    assert run(scenario()) == (15, {7})
+
+
+def test_a_quiet_partition_follows_the_head_and_raises_no_alarm_when_old_messages_expire(settings: Settings) -> None:
+    settings = settings.model_copy(update={"partitions": 16})
+
+    async def scenario() -> tuple[int, set[Any]]:
+        async with pipeline.stream_of(settings) as nc:
+            await publish(nc, settings, submitted(NOW), submitted(NOW))
+            await pipeline.count(settings)
+            assert await positions(settings, "last_seq") == {2}
+            await jetstream.request(nc, f"STREAM.PURGE.{settings.stream}")
+            await publish(nc, settings, submitted(NOW))
+            await pipeline.count(settings)
+        return await counted(settings), await positions(settings, "lost_messages")
+
+    assert run(scenario()) == (3, {0})

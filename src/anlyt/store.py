@@ -23,7 +23,7 @@ from anlyt.rollup import Cell, Deltas, Key, bucket_day, bucket_hour, fold
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from asyncpg import Connection
+    from asyncpg import Connection, Record
 
     from anlyt.crash import CrashPoints
     from anlyt.jetstream import StreamInfo
@@ -93,15 +93,23 @@ async def open_position(
             stream_created=to_instant(rows[0]["stream_created_at"]),
         )
         replaced = any(row["stream_created_at"] != created for row in rows)
-        rewound = position.last_seq > info.last_seq
-        rewritten = None not in (seen, position.last_published) and seen != position.last_published
-        if replaced or rewound or rewritten:
+        if replaced or not belongs(lowest, info, seen=seen):
             anchor = position.complete_through or position.last_published or 0
             return Resume(position, max(0, anchor - RESUME_MARGIN_US), 0)
         lost = max(0, info.first_seq - position.last_seq - 1)
         if lost or len({row["last_seq"] for row in rows}) > 1:
             position = await _align(conn, position, position.last_seq + lost, info.created, lost)
         return Resume(position, None, lost)
+
+
+def belongs(row: Record, info: StreamInfo, *, seen: int | None) -> bool:
+    """Whether a position is one of this stream, which was neither recreated nor put back to an older state since.
+
+    `seen` as for open_position, at the row's last_seq.
+    """
+    last_published = row["last_published_at"]
+    rewritten = None not in {seen, last_published} and to_datetime(seen or 0) != last_published
+    return row["stream_created_at"] == to_datetime(info.created) and row["last_seq"] <= info.last_seq and not rewritten
 
 
 async def lowest_position(conn: Connection, stream: str, slots: tuple[int, ...]) -> int | None:

@@ -146,7 +146,7 @@ async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lan
                 with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
                     await conn.execute(sql("ingest/lock_presence"), context.lock_class, PRESENCE_KEY)
             with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
-                if end is not None and await _all_counted(conn, context.settings.stream, end):
+                if end is not None and await _all_counted(context, conn, end):
                     break
                 await _balance(context, conn, branches, lanes)
             failures, started = 0, True
@@ -184,10 +184,20 @@ async def _balance(context: Context, conn: Connection, branches: list[str], lane
         lane.task = asyncio.create_task(_run_lane(context, lane), name=f"partition {branch or 'all'}")
 
 
-async def _all_counted(conn: Connection, stream: str, end: int) -> bool:
-    positions = await conn.fetchrow(sql("ingest/counted_through"), stream)
-    assert positions is not None  # an aggregate has one row
-    return end == 0 or bool(positions["slots"] == jetstream.SLOTS and positions["last_seq"] >= end)
+async def _all_counted(context: Context, conn: Connection, end: int) -> bool:
+    """Whether every slot has been counted up to `end` of the stream as it is now, not of one before it."""
+    nc, stream = context.nc, context.settings.stream
+    rows = await conn.fetch(sql("ingest/list_counted"), stream)
+    if end == 0:
+        return True
+    if sum(row["slots"] for row in rows) < jetstream.SLOTS or any(row["last_seq"] < end for row in rows):
+        return False
+    info = await jetstream.stream_info(nc, stream)
+    for row in rows:
+        seen = await jetstream.published_at(nc, stream, row["last_seq"])
+        if not store.belongs(row, info, seen=seen):
+            return False
+    return True
 
 
 async def _stop_lanes(lanes: list[Lane]) -> None:

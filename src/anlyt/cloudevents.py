@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from urllib.parse import unquote
 
@@ -127,7 +127,10 @@ def show(value: object) -> str:
     """A value as a letter's sentence shows it: printable, short."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
-    return clip(ascii(value))
+    try:
+        return clip(ascii(value))
+    except RecursionError:  # just shallow enough to be read
+        return "nested too deeply to be shown"
 
 
 def clip(text: str) -> str:
@@ -141,11 +144,19 @@ def _read_int(text: str) -> int | Decimal:
     return int(text) if len(text) <= INT_DIGITS_MAX else Decimal(text)
 
 
+def _read_decimal(text: str) -> Decimal:
+    """A number with a point or exponent; NaN, which no member of ours takes, for an exponent beyond Decimal."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal("NaN")
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-_STRICT: Final = json.JSONDecoder(parse_float=Decimal, parse_int=_read_int, parse_constant=_refuse_constant)
+_STRICT: Final = json.JSONDecoder(parse_float=_read_decimal, parse_int=_read_int, parse_constant=_refuse_constant)
 
 
 def _split_strictly(body: bytes) -> list[bytes]:

@@ -14,12 +14,15 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from fnmatch import translate
-from typing import Any, Final, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args
 
 from msgspec import UNSET, Raw, Struct
 
 from anlyt.cloudevents import Data, Envelope, EnvelopeReader, binary_attributes, clip, describe, show
 from anlyt.errors import Rejected
+
+if TYPE_CHECKING:
+    from anlyt.settings import Settings
 
 EventType = Literal[
     "message.submitted",
@@ -51,6 +54,7 @@ FUTURE_MAX_US: Final = 5 * MINUTE_US
 HOT_RETENTION_US: Final = 90 * DAY_US  # a backfill must lie inside it
 
 BACKFILL_HEADER: Final = "anlyt-backfill"
+BACKFILL_NAME_CHARS_MAX: Final = 200
 _TYPES: Final = frozenset(get_args(EventType))
 _STATUSES: Final = frozenset(get_args(Status))
 _OUTCOME_OF: Final = {"message.delivered": "DELIVERED", "message.failed": "FAILED"}
@@ -105,6 +109,15 @@ class Rules(Struct, frozen=True):
     currency: str = "EUR"
     max_message_age_us: int = 7 * DAY_US
     ignored_types: tuple[str, ...] = ()
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What the settings say about events."""
+    return Rules(
+        currency=settings.currency,
+        max_message_age_us=int(settings.max_message_age.total_seconds()) * SECOND_US,
+        ignored_types=settings.ignored_types,
+    )
 
 
 class Decoded(Struct, frozen=True):
@@ -180,15 +193,16 @@ class Decoder:
         ignored = 0
         read = self._reader.read
         for message in messages:
-            backfill = binary = None
+            backfill = binary = load = None
             if message.headers and self._header_names[tuple(message.headers)]:
                 headers = {name.lower(): value for name, value in message.headers.items()}
                 backfill = headers.get(BACKFILL_HEADER)
+                load = backfill if backfill is not None and _names_a_load(backfill) else None
                 binary = binary_attributes(headers)
             try:
                 elements = self._reader.split(message.body) if binary is None else [message.body]
             except Rejected as no:
-                letters.append(Letter(message, 0, no.reason, no.detail, message.body, backfill))
+                letters.append(Letter(message, 0, no.reason, no.detail, message.body, load))
                 continue
             for index, element in enumerate(elements):
                 try:
@@ -198,14 +212,32 @@ class Decoder:
                         _refuse_cost()
                     events.append(event)
                 except Rejected as no:
-                    letters.append(Letter(message, index, no.reason, no.detail, bytes(element), backfill))
+                    letters.append(Letter(message, index, no.reason, no.detail, bytes(element), load))
                 except _Ignored:
                     ignored += 1
         return Decoded(events, letters, ignored)
 
+    def judge(self, body: bytes, *, published: int) -> list[tuple[bytes, Event | Rejected | None]]:
+        """Every element of a structured body with what would become of it, were it published then; None: ignored.
+
+        Raises Rejected (too_large, malformed) for the whole body.
+        """
+        return [(bytes(element), self._verdict(element, published)) for element in self._reader.split(body)]
+
+    def _verdict(self, element: bytes | Raw, published: int) -> Event | Rejected | None:
+        try:
+            return self._check(self._reader.read(element), published, None)
+        except Rejected as no:
+            return no
+        except _Ignored:
+            return None
+
     def _check(self, envelope: Envelope, published: int, backfill: str | None) -> Event:
         """The checked event, or Rejected with the first reason that applies."""
         kind, key = self._check_envelope(envelope)
+        if backfill is not None and not _names_a_load(backfill):
+            limits = f"1 to {BACKFILL_NAME_CHARS_MAX} printable characters"
+            raise Rejected("invalid_field", f"The header Anlyt-Backfill must have {limits}, but is {show(backfill)}.")
         time = self._instant(envelope.time, "time")
         data = envelope.data
         assert type(data) is Data
@@ -340,6 +372,10 @@ def _refuse_attributes(envelope: Envelope) -> NoReturn:
         if type(value) is not str or not value:
             raise Rejected("malformed", f"{name} must be a string that is not empty, but {describe(value)}.")
     raise AssertionError("called for an envelope that is in order")
+
+
+def _names_a_load(name: str) -> bool:
+    return 0 < len(name) <= BACKFILL_NAME_CHARS_MAX and name.isprintable()
 
 
 def _check_identity(event_id: str, source: str, key: str) -> None:

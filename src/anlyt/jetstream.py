@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import nats
 import nats.errors
 from msgspec import Struct
 from msgspec.structs import replace
+from nats.aio.client import Client
+from nats.protocol import parser
 
 from anlyt.errors import ConfigurationError, StreamUnavailable
 from anlyt.events import DAY_US, Message, format_instant, parse_instant
@@ -27,7 +29,6 @@ from anlyt.events import DAY_US, Message, format_instant, parse_instant
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
@@ -45,8 +46,15 @@ CONSUMER_IDLE_S: Final = 60  # nats-server forgets a consumer nobody has asked f
 STREAM_MAX_AGE_US: Final = 7 * DAY_US
 DUPLICATE_WINDOW_S: Final = 120
 NOT_FOUND: Final = 404
+MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+MESSAGE_ID_CHARS_MAX: Final = 512
 _ACK_TOKENS_V1: Final = 9  # $JS.ACK.stream.consumer.delivered.stream_seq.consumer_seq.time.pending
 _ACK_SHIFT_V2: Final = 2  # v2 has the domain and the account in front of them
+_WORD: Final = rb"[^ \t\r\n]+"  # as nats-server cuts a line into words; nats-py does at any white space
+_MSG_LINE: Final = re.compile(rb"\AMSG[ \t]+(%b)[ \t]+(%b)[ \t]+((%b)[ \t]+)?(\d+)\r\n" % (_WORD, _WORD, _WORD))
+_HMSG_LINE: Final = re.compile(
+    rb"\AHMSG[ \t]+(%b)[ \t]+(%b)[ \t]+((%b)[ \t]+)?(\d+)[ \t]+(\d+)\r\n" % (_WORD, _WORD, _WORD)
+)
 
 
 class StreamInfo(Struct, frozen=True):
@@ -69,6 +77,11 @@ class Outgoing(Struct, frozen=True):
     headers: dict[str, str]
 
 
+def message_id(key: str) -> str | None:
+    """An event's identity as the Nats-Msg-Id of the message that holds nothing else; None if no header can carry it."""
+    return key if key.isascii() and key.isprintable() and len(key) <= MESSAGE_ID_CHARS_MAX else None
+
+
 class JetStreamError(StreamUnavailable):
     """JetStream refused a request."""
 
@@ -78,6 +91,34 @@ class JetStreamError(StreamUnavailable):
 
 
 # ---------------------------------------------------------------------------------------------------- connection, API
+
+
+class _Client(Client):
+    """nats-py's client, which neither a producer's bytes nor an error of the server stops for good.
+
+    nats-server stores any subject and any headers; where they are no text nats-py ends its reading, again and again at
+    the same message. And it closes for good at an error like expired credentials, where waiting is what helps.
+    """
+
+    def _build_message(  # noqa: PLR0917 - nats-py's
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        text = subject.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+        return self.msg_class(subject=text, reply=reply.decode(), data=data, headers=headers, _client=self, _sid=sid)
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        if not headers:
+            return None
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, UnicodeDecodeError):
+            return None
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(nats.errors.Error(f"nats-server said {err_msg}"))
 
 
 async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
@@ -90,8 +131,10 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
     async def errored(error: Exception) -> None:  # told by the calls it breaks; nothing to add here
         del error
 
+    parser.MSG_RE, parser.HMSG_RE = _MSG_LINE, _HMSG_LINE
+    client = _Client()
     try:
-        return await nats.connect(
+        await client.connect(
             url.split(","),
             name=name,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -107,6 +150,7 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
         raise StreamUnavailable(
             f"NATS at {_without_secret(url)} cannot be reached: {error or type(error).__name__}"
         ) from None
+    return client
 
 
 async def request(nc: Client, api: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

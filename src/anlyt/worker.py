@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from anlyt import jetstream, store
 from anlyt.errors import Retry, StreamUnavailable
-from anlyt.events import DAY_US, SECOND_US, Decoded, Decoder, Event, Letter, Message, Rules, to_datetime
+from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, rules_of, to_datetime
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
 if TYPE_CHECKING:
@@ -354,12 +354,16 @@ class Counter:
         letters: list[Letter] = []
         ignored = 0
         for chunk in _chunks(messages):
-            part = self._decoder.decode(chunk)
+            part = self._decode_chunk(chunk)
             events += part.events
-            letters += map(self._with_published_subject, part.letters)
+            letters += part.letters
             ignored += part.ignored
             await asyncio.sleep(0)
         return Decoded(events, letters, ignored)
+
+    def _decode_chunk(self, messages: list[Message], *, refuse_costs: bool = False) -> Decoded:
+        decoded = self._decoder.decode(messages, refuse_costs=refuse_costs)
+        return replace(decoded, letters=[self._with_published_subject(letter) for letter in decoded.letters])
 
     def _with_published_subject(self, letter: Letter) -> Letter:
         subjects = self._context.settings.subjects
@@ -379,15 +383,15 @@ class Counter:
         """Apply; when a sum no longer fits its column, halve until the message is found, and refuse its costs."""
         try:
             return await store.apply(self._conn, self._position, batch, self._context.crash)
-        except asyncpg.NumericValueOutOfRangeError as error:
+        except asyncpg.DataError as error:  # out of range of NUMERIC(18,6), or already of the driver's 64 bits
             count = len(batch.messages)
             log.error("cost-overflow", partition=self._partition, messages=count, cause=str(error))  # noqa: TRY400 - expected
         half = len(batch.messages) // 2
         if half == 0:
-            refused = self._decoder.decode(batch.messages, refuse_costs=True)
+            refused = self._decode_chunk(batch.messages, refuse_costs=True)
             return await store.apply(self._conn, self._position, replace(batch, decoded=refused), self._context.crash)
         for part in batch.messages[:half], batch.messages[half:]:
-            applied = await self._apply_or_isolate(_batch(part, self._decoder.decode(part)))
+            applied = await self._apply_or_isolate(_batch(part, self._decode_chunk(part)))
             self._position = applied.position
         return applied  # of the second half
 
@@ -412,15 +416,6 @@ def _chunks(messages: list[Message]) -> Iterator[list[Message]]:
 def _batch(messages: list[Message], decoded: Decoded) -> store.Batch:
     last = messages[-1]
     return store.Batch(messages, decoded, last.sequence, last.published, last.published)
-
-
-def rules_of(settings: Settings) -> Rules:
-    """What the settings say about events."""
-    return Rules(
-        currency=settings.currency,
-        max_message_age_us=int(settings.max_message_age.total_seconds()) * SECOND_US,
-        ignored_types=settings.ignored_types,
-    )
 
 
 @contextmanager

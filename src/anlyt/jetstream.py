@@ -122,20 +122,26 @@ class _Client(Client):
 
 
 async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
-    """A connection that reconnects by itself for ever. Raises StreamUnavailable when the first attempt fails."""
+    """A connection that reconnects by itself for ever. Raises StreamUnavailable when no server of `url` takes it now."""
+    servers = url.split(",")
+    attempts, connected = 0, False
 
     async def disconnected() -> None:
         if on_disconnect is not None:
             on_disconnect()
 
-    async def errored(error: Exception) -> None:  # told by the calls it breaks; nothing to add here
-        del error
+    async def errored(error: Exception) -> None:
+        """Give up when each server was tried once; later errors are told by the calls they break."""
+        nonlocal attempts
+        attempts += 1
+        if attempts >= len(servers) and not connected:  # the client itself would go on for ever
+            raise _unreachable(url, error)
 
     parser.MSG_RE, parser.HMSG_RE = _MSG_LINE, _HMSG_LINE
     client = _Client()
     try:
         await client.connect(
-            url.split(","),
+            servers,
             name=name,
             connect_timeout=CONNECT_TIMEOUT_S,
             allow_reconnect=True,
@@ -147,10 +153,16 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
             error_cb=errored,
         )
     except (OSError, nats.errors.Error, TimeoutError) as error:
-        raise StreamUnavailable(
-            f"NATS at {_without_secret(url)} cannot be reached: {error or type(error).__name__}"
-        ) from None
+        raise _unreachable(url, error) from None
+    connected = True
     return client
+
+
+def _unreachable(url: str, error: Exception) -> StreamUnavailable:
+    cause = str(error) or type(error).__name__
+    return StreamUnavailable(
+        f"NATS at {_without_secret(url)} cannot be reached: {cause}; check ANLYT_NATS_URL and that the server is running"
+    )
 
 
 async def request(nc: Client, api: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

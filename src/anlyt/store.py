@@ -142,19 +142,11 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
     async with conn.transaction():
         moved = await _advance(conn, position, batch)
         crash.reach("after-position")
-        fresh, duplicates = await _claim(conn, batch.decoded.events)
+        fresh, duplicates = await claim(conn, batch.decoded.events)
         crash.reach("after-claim")
-        deltas = fold(fresh)
-        peaks, late = await _add_seconds(conn, deltas.seconds)
-        crash.reach("after-seconds")
-        await _add_latencies(conn, deltas.latencies)
-        crash.reach("after-histograms")
-        await _add_hourly(conn, deltas, peaks)
-        crash.reach("after-hourly")
-        await _add_daily(conn, deltas, peaks)
-        crash.reach("after-daily")
+        late = await add(conn, fresh, crash)
         letters = await _keep_letters(conn, position.stream, batch.decoded.letters)
-        await _add_backfills(conn, batch.decoded, fresh)
+        await add_backfills(conn, batch.decoded, fresh)
         crash.reach("after-letters")
         if batch.decoded != _NOTHING:
             totals = (len(fresh), duplicates, letters, batch.decoded.ignored, late)
@@ -165,6 +157,34 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
 
 
 _NOTHING: Final = Decoded([], [], 0)
+
+
+async def claim(conn: Connection, events: Sequence[Event]) -> tuple[list[Event], int]:
+    """The events that were never counted before, once each, and how many were duplicates. Inside a transaction.
+
+    Of several copies the first one is claimed, the very object. What is claimed must be added before the commit.
+    """
+    first = {event.key: event for event in reversed(events)}
+    if not first:
+        return [], 0
+    types = [event.type for event in first.values()]
+    claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), list(first), types)
+    fresh = list(first.values()) if claimed is None else [first[key] for key in claimed]
+    return fresh, len(events) - len(fresh)
+
+
+async def add(conn: Connection, events: Sequence[Event], crash: CrashPoints) -> int:
+    """Add claimed events to the working tables and the roll-ups; how many seconds came late. Inside a transaction."""
+    deltas = fold(events)
+    peaks, late = await _add_seconds(conn, deltas.seconds)
+    crash.reach("after-seconds")
+    await _add_latencies(conn, deltas.latencies)
+    crash.reach("after-histograms")
+    await _add_hourly(conn, deltas, peaks)
+    crash.reach("after-hourly")
+    await _add_daily(conn, deltas, peaks)
+    crash.reach("after-daily")
+    return late
 
 
 async def _advance(conn: Connection, position: Position, batch: Batch) -> Position:
@@ -188,17 +208,6 @@ async def _advance(conn: Connection, position: Position, batch: Batch) -> Positi
         last_published=position.last_published if batch.last_seq == position.last_seq else batch.last_published,
         complete_through=max(position.complete_through or 0, batch.complete_through),
     )
-
-
-async def _claim(conn: Connection, events: Sequence[Event]) -> tuple[list[Event], int]:
-    """The events that were never counted before, once each, and how many were duplicates."""
-    first = {event.key: event for event in reversed(events)}
-    if not first:
-        return [], 0
-    types = [event.type for event in first.values()]
-    claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), list(first), types)
-    fresh = list(first.values()) if claimed is None else [first[key] for key in claimed]
-    return fresh, len(events) - len(fresh)
 
 
 async def _add_seconds(conn: Connection, seconds: Mapping[Key, int]) -> tuple[dict[Key, int], int]:
@@ -297,7 +306,7 @@ async def _keep_letters(conn: Connection, stream: str, letters: Sequence[Letter]
     return len(await conn.fetch(sql("ingest/keep_dead_letters"), stream, *_columns(rows)))
 
 
-async def _add_backfills(conn: Connection, decoded: Decoded, fresh: Iterable[Event]) -> None:
+async def add_backfills(conn: Connection, decoded: Decoded, fresh: Iterable[Event]) -> None:
     """Counts by name of load, for the messages that carry one."""
     hours: defaultdict[str, list[int]] = defaultdict(list)
     for event in fresh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ import pytest
 
 import pipeline
 from anlyt.events import Decoder, Message, Rules, to_instant
-from support import run
+from support import run, wait_until
 
 if TYPE_CHECKING:
     from anlyt.settings import Settings
@@ -171,3 +171,81 @@ def test_costs_whose_sum_fits_no_column_become_letters_and_the_rest_counts(setti
         return await fetch(settings, "SELECT reason, subject, count(*) FROM anlyt.dead_letters GROUP BY 1, 2")
 
     assert run(scenario()) == [("invalid_field", settings.subjects.removesuffix(">") + "x", 23_000)]
+
+
+def test_a_charge_and_its_refund_leave_the_same_rows_in_one_batch_and_in_two(settings: Settings) -> None:
+    """What adds up to nothing in an hour, or only in a day, is a row of zeros all the same."""
+    noon = NOW.replace(hour=12, minute=0, second=0)
+    charges = ((2, 0, "1"), (2, 0, "-1"), (1, 0, "1"), (1, 1, "-1"))
+    bodies = [
+        body("message.charged", cost=cost, submittedAt=(noon - timedelta(days=days, hours=hours)).isoformat())
+        for days, hours, cost in charges
+    ]
+
+    async def scenario() -> list[str]:
+        async with pipeline.stream_of(settings) as nc:
+            for each in bodies:
+                await nc.jetstream().publish(settings.subjects.replace(">", "x"), each)
+            await pipeline.count(settings)
+        async with pipeline.database(settings) as conn:
+            assert await conn.fetchval("SELECT count(*) FROM anlyt.metrics_hourly") == 6
+            return await pipeline.broken_identities(conn)
+
+    assert run(scenario()) == []
+
+
+# ----------------------------------------------------------------------------------------------------- streams, servers
+
+
+def test_an_empty_stream_is_waited_on_and_nothing_of_it_is_lost(settings: Settings) -> None:
+    async def scenario() -> list[tuple[Any, ...]]:
+        async with pipeline.stream_of(settings) as nc, pipeline.counting(settings):
+
+            async def complete() -> bool:
+                query = "SELECT count(complete_through) = 16 FROM anlyt.stream_positions"
+                return bool((await fetch(settings, query))[0][0])
+
+            await wait_until(complete, what="every slot is complete through some instant")
+            async with pipeline.counting(settings):  # a second one that finds the first one's positions
+                pass
+            await nc.publish(settings.subjects.replace(">", "x"), body())
+            await pipeline.all_counted(nc, settings)
+        assert await total(settings) == 1
+        return await fetch(settings, "SELECT DISTINCT lost_messages FROM anlyt.stream_positions")
+
+    assert run(scenario()) == [(0,)]
+
+
+async def all_idle_heads(settings: Settings, *, times: int) -> None:
+    """Wait until the position of the slot that moves most has moved `times` times, about once a second."""
+    query = "SELECT max(updated_at) FROM anlyt.stream_positions"
+    for _ in range(times):
+        before = (await fetch(settings, query))[0][0]
+
+        async def moved(before: datetime = before) -> bool:
+            return bool((await fetch(settings, query))[0][0] != before)
+
+        await wait_until(moved, what="a position moves")
+
+
+def test_workers_with_different_numbers_of_partitions_leave_nothing_uncounted(settings: Settings) -> None:
+    """As during a rolling change of ANLYT_PARTITIONS: no part of the stream waits for the last old worker to leave."""
+    eight = settings.model_copy(update={"partitions": 8})
+    two = settings.model_copy(update={"partitions": 2})
+
+    async def all_owned() -> bool:
+        query = """
+            SELECT count(*) = 16 FROM pg_locks
+            WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND objid < 16
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+        return bool((await fetch(settings, query))[0][0])
+
+    async def scenario() -> None:
+        async with pipeline.stream_of(settings), pipeline.counting(eight):
+            await wait_until(all_owned, what="the old worker owns every slot")
+            async with pipeline.counting(two):
+                await all_idle_heads(settings, times=6)
+                await wait_until(all_owned, 5, what="every slot is owned while both are there")
+            await wait_until(all_owned, what="every slot is owned when the new worker has left")
+
+    run(scenario())

@@ -29,8 +29,8 @@ def events_of(seed: int, size: int = 400) -> tuple[list[bytes], list[Event]]:
 
 
 def total(parts: Iterable[Deltas]) -> dict[Any, Any]:
-    """Several deltas added up into plain comparable values; cells of only zeros left out."""
-    sums: defaultdict[Any, list[int]] = defaultdict(lambda: [0] * 8)
+    """Several deltas added up into plain comparable values; cells nothing touched left out."""
+    sums: defaultdict[Any, list[int]] = defaultdict(lambda: [0] * len(Cell.__struct_fields__))
     counts: defaultdict[Any, int] = defaultdict(int)
     for part in parts:
         for table, cells in (("hourly", part.hourly), ("daily", part.daily)):
@@ -42,7 +42,11 @@ def total(parts: Iterable[Deltas]) -> dict[Any, Any]:
         for key, samples in part.latencies.items():
             for bucket, n in samples.items():
                 counts["latency", key, bucket] += n
-    return {key: value for key, value in [*sums.items(), *counts.items()] if value not in (0, [0] * 8)}
+    return {
+        key: value
+        for key, value in [*sums.items(), *counts.items()]
+        if value != 0 and any(value if isinstance(value, list) else [value])
+    }
 
 
 POOL = [event for seed in range(4) for event in events_of(seed)[1]]

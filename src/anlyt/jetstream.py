@@ -184,7 +184,7 @@ async def stream_info(nc: Client, stream: str) -> StreamInfo:
     state = answer["state"]
     return StreamInfo(
         created=parse_instant(answer["created"]),
-        first_seq=state["first_seq"],
+        first_seq=max(1, state["first_seq"]),  # 0 as long as nothing was ever stored
         last_seq=state["last_seq"],
         last_published=max(0, parse_instant(state["last_ts"])),
         messages=state["messages"],

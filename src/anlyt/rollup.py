@@ -34,6 +34,7 @@ class Cell(Struct, gc=False):
     samples: int = 0
     segments: int = 0
     errors: int = 0
+    events: int = 0  # that speak of messages, so that a row stands even where they add up to nothing
 
     def add(self, other: Cell) -> None:
         """Add all of `other`."""
@@ -45,10 +46,11 @@ class Cell(Struct, gc=False):
         self.samples += other.samples
         self.segments += other.segments
         self.errors += other.errors
+        self.events += other.events
 
     def counts_messages(self) -> bool:
-        """Whether any column of metrics_hourly changes by this."""
-        return bool(self.total or self.delivered or self.failed or self.cost or self.latency or self.samples)
+        """Whether metrics_hourly has a row for this; operator errors alone make none."""
+        return self.events > 0
 
 
 class Key(NamedTuple):
@@ -87,6 +89,7 @@ def fold(events: Iterable[Event]) -> Deltas:
             left = operators[hour, event.from_operator]
             left.failed += 1
             left.errors += 1
+            left.events += 1
         if event.type == "message.submitted" or event.type == "message.routed":  # noqa: PLR1714 - a set is slower here
             second = event.at - event.at % SECOND_US
             if event.type == "message.submitted" and event.account is not None:
@@ -100,6 +103,10 @@ def fold(events: Iterable[Event]) -> Deltas:
 def _count(cell: Cell, event: Event) -> None:
     """Add one event to one cell, as the table of event types says."""
     kind = event.type
+    if kind == "operator.error":
+        cell.errors += event.error_count
+        return
+    cell.events += 1
     cell.cost += event.cost
     if kind == "message.submitted":
         cell.total += 1
@@ -117,8 +124,6 @@ def _count(cell: Cell, event: Event) -> None:
             cell.delivered -= 1
     elif kind == "message.routed":
         cell.total += 1
-    elif kind == "operator.error":
-        cell.errors += event.error_count
     else:
         assert kind == "message.charged"  # its cost is all it adds
 

@@ -48,7 +48,6 @@ IDLE_PERIOD_S: Final = 0.1  # the same while waiting for the end of the stream
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
 STOP_LIMIT_S: Final = 12.0  # a batch that has not finished this long after the stop is left to be read again
-PRESENCE_KEY: Final = -1  # advisory lock every worker shares, so that they can count each other
 
 log = structlog.get_logger("anlyt.worker")
 
@@ -67,6 +66,14 @@ class Context(Struct, frozen=True):
         """The database address; the worker is not started without one."""
         assert self.settings.database_url is not None  # the command line checks it
         return self.settings.database_url.get_secret_value()
+
+    @property
+    def presence_key(self) -> int:
+        """Advisory lock that all workers with as many partitions share, to count each other; no slot's number.
+
+        Only they share out: branches of different depths do not fit into each other's places.
+        """
+        return -self.settings.partitions
 
     @property
     def lock_class(self) -> int:
@@ -144,7 +151,7 @@ async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lan
             if conn is None:
                 conn = await connect(context.database_url, application="anlyt-worker")
                 with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
-                    await conn.execute(sql("ingest/lock_presence"), context.lock_class, PRESENCE_KEY)
+                    await conn.execute(sql("ingest/lock_presence"), context.lock_class, context.presence_key)
             with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
                 if end is not None and await _all_counted(context, conn, end):
                     break
@@ -171,7 +178,7 @@ async def _balance(context: Context, conn: Connection, branches: list[str], lane
             lanes.pop(branch)
             task.result()  # raises what only a mistake of ours can be: servers' failures end in _run_lane
     rows = await conn.fetch(sql("ingest/list_locks"), context.lock_class)
-    workers = max(1, sum(1 for row in rows if row["key"] == PRESENCE_KEY))
+    workers = max(1, sum(1 for row in rows if row["key"] == context.presence_key))
     taken = {row["key"] for row in rows}
     share = math.ceil(len(branches) / workers)
     owned = [lane for lane in lanes.values() if lane.owned]

@@ -1,22 +1,28 @@
-"""Write what follows from src/anlyt/sql/schema.sql and the settings; with --check, only compare.
+"""Write what follows from the schema, the settings, the limits and the telemetry; with --check, only compare.
 
-In: the schema and the fields of Settings, read once into one Model. Out: the files named in OUTPUTS, each made by one
-function of the Model; exit code 1 and a diff when --check finds one that differs. Another output is another line there.
+In: sql/schema.sql and the modules of the package, read once into one Model. Out: the files named in OUTPUTS, each made
+by one function of the Model; exit code 1 and a diff when --check finds one that differs. Another output is another line
+there.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib
 import re
 import sys
 import textwrap
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 from msgspec import Struct
 
+import anlyt
 from anlyt.settings import PREFIX, Settings
+from anlyt.telemetry import LOG_EVENTS, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,11 +76,21 @@ class Setting(Struct, frozen=True):
     meaning: str
 
 
+class Limit(Struct, frozen=True):
+    """A constant that bounds something; `meaning` is its comment, may be empty."""
+
+    module: str
+    name: str
+    value: str  # with its unit
+    meaning: str
+
+
 class Model(Struct, frozen=True):
     """All that outputs are made of."""
 
     tables: tuple[Table, ...]
     settings: tuple[Setting, ...]
+    limits: tuple[Limit, ...]
 
 
 # ----------------------------------------------------------------------------------------------------------------- in
@@ -93,8 +109,8 @@ _INDEX: Final = re.compile(
 
 
 def read_model(root: Path) -> Model:
-    """The schema and the settings of the project in `root`."""
-    return Model(read_tables((root / SCHEMA).read_text(encoding="utf-8")), read_settings())
+    """The schema of the project in `root`, and the settings and limits of the package that is installed."""
+    return Model(read_tables((root / SCHEMA).read_text(encoding="utf-8")), read_settings(), read_limits())
 
 
 def read_tables(schema: str) -> tuple[Table, ...]:
@@ -167,6 +183,68 @@ def _show_values(field: FieldInfo) -> str:
 
 
 _BOUNDS: Final = {"ge": "at least", "gt": "more than", "le": "at most", "pattern": "of the form"}
+
+
+_LIMIT: Final = re.compile(r"[A-Z]\w*_(MAX|MIN|S|US|LIMIT|AHEAD|PERIOD|RETENTION|IN_FLIGHT)|WINDOW|SLOTS")
+_NO_LIMITS: Final = {"SECOND_US", "MINUTE_US", "HOUR_US", "DAY_US", "POSTGRES_VERSION_MIN"}  # units, a version
+_SAMPLE_MODULES: Final = {"demo", "mistakes", "sample", "simulate"}  # theirs shape the sample traffic
+_NOQA: Final = re.compile(r"\s*#?\s*noqa: [A-Z]+\d+(, [A-Z]+\d+)* - .*")
+
+
+def read_limits() -> tuple[Limit, ...]:
+    """Every public constant of the package whose name says that it bounds something, by module."""
+    limits: list[Limit] = []
+    for path in sorted(Path(anlyt.__path__[0]).glob("[a-z]*.py")):
+        if path.stem in _SAMPLE_MODULES:
+            continue
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            name = node.target.id
+            if name in _NO_LIMITS or not _LIMIT.fullmatch(name):
+                continue
+            value: object = getattr(importlib.import_module(f"anlyt.{path.stem}"), name)
+            if isinstance(value, int | float | Decimal | timedelta):
+                meaning = _comment_of(lines, node.lineno - 1, node.end_lineno or node.lineno)
+                limits.append(Limit(path.stem, name, show_limit(name, value), meaning))
+    return tuple(limits)
+
+
+def _comment_of(lines: Sequence[str], first: int, behind: int) -> str:
+    """What stands beside a constant; if nothing does, the comment above it."""
+    beside = [_NOQA.sub("", line.partition("#")[2]).strip() for line in lines[first:behind] if "#" in line]
+    above = first
+    while above and lines[above - 1].startswith("# ") and not lines[above - 1].startswith("# -"):
+        above -= 1
+    words = [word for word in beside if word] or [line.removeprefix("# ") for line in lines[above:first]]
+    return " ".join(words)
+
+
+def show_limit(name: str, value: float | Decimal | timedelta) -> str:
+    """A value with the unit its name ends in: BYTES_MAX, _S, _US; a timedelta has its own."""
+    if isinstance(value, timedelta):
+        return _show_duration(value)
+    if name.endswith(("_US", "_S")):
+        unit = timedelta(microseconds=1) if name.endswith("_US") else timedelta(seconds=1)
+        return _show_duration(float(value) * unit)
+    if "BYTES" in name.split("_"):
+        size, unit = next((size, unit) for size, unit in _SIZES if value % size == 0)
+        return f"{value / size:,.0f} {unit}"
+    return f"{value:,}"
+
+
+_SIZES: Final = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
+
+
+def _show_duration(value: timedelta) -> str:
+    """In the largest unit that gives a whole number above two: 48 h, 7 d, 1.5 s, 40 ms."""
+    seconds = value.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds > 2 * size and seconds % size == 0:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
 
 
 # ---------------------------------------------------------------------------------------------------------------- out
@@ -264,6 +342,38 @@ def write_settings_reference(model: Model) -> str:
     return textwrap.dedent(text) + "\n" + _markdown_table(["variable", "default", "values", "meaning"], rows) + "\n"
 
 
+def write_limits_reference(model: Model) -> str:
+    """docs/reference/limits.md: every limit, by module."""
+    about = (
+        "Generated by `make gen` from the constants in `src/anlyt/*.py`. Everything that could grow has one of these; "
+        "what happens at the ones people meet stands in [architecture](../architecture.md#limits)."
+    )
+    parts = ["# Limits", about]
+    for module in dict.fromkeys(limit.module for limit in model.limits):
+        rows = [[f"`{each.name}`", each.value, each.meaning] for each in model.limits if each.module == module]
+        parts += [f"## {module}.py", _markdown_table(["constant", "value", "remark"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_telemetry_reference(_model: Model) -> str:
+    """docs/reference/telemetry.md: every metric and every log event."""
+    metrics = [
+        [f"`{name}`", metric.kind, ", ".join(map(_code, metric.labels)), metric.meaning]
+        for name, metric in METRICS.items()
+    ]
+    events = [[f"`{name}`", meaning] for name, meaning in LOG_EVENTS.items()]
+    parts = [
+        "# Metrics and log events",
+        "Generated by `make gen` from `src/anlyt/telemetry.py`. No metric carries the id of an account or operator.",
+        "## Metrics",
+        _markdown_table(["metric", "type", "labels", "meaning"], metrics),
+        "## Log events",
+        "One event a line on stderr: key=value on a terminal, JSON otherwise (`ANLYT_LOG_FORMAT`).",
+        _markdown_table(["event", "meaning"], events),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
@@ -282,6 +392,8 @@ OUTPUTS: Final[Mapping[str, Callable[[Model], str]]] = {
     "src/anlyt/rows.py": write_rows,
     "docs/reference/schema.md": write_schema_reference,
     "docs/reference/settings.md": write_settings_reference,
+    "docs/reference/limits.md": write_limits_reference,
+    "docs/reference/telemetry.md": write_telemetry_reference,
 }
 
 

@@ -19,6 +19,7 @@ from anlyt.errors import ConfigurationError, UsageError
 from anlyt.postgres import connect, ensure_partitions, open_pool
 from anlyt.settings import Settings
 from anlyt.telemetry import Telemetry
+from serving import key_for, problem_of, service
 from support import run, wait_until
 
 if TYPE_CHECKING:
@@ -42,34 +43,6 @@ OPEN = ["/livez", "/readyz", "/metrics", "/openapi.json", "/"]
 BIG = 2**63 - 1
 
 
-@asynccontextmanager
-async def service(url: str, **changes: Any) -> AsyncIterator[tuple[httpx2.AsyncClient, asyncpg.Connection[Any]]]:
-    """A client of the API over the database at `url`, and a connection of the test's own."""
-    pool = await open_pool(url, application="anlyt-api", size_max=4, statement_timeout_s=5)
-    conn = await connect(url, application="anlyt-tests")
-    settings = Settings.model_validate({"stream": "T", "currency": "USD"})
-    app = api.build_app(pool=pool, settings=settings, telemetry=changes.pop("telemetry", Telemetry()), **changes)
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    try:
-        async with httpx2.AsyncClient(transport=transport, base_url="http://anlyt") as client:
-            yield client, conn
-    finally:
-        await conn.close()
-        pool.terminate()
-
-
-async def key_for(
-    conn: asyncpg.Connection[Any],
-    scope: str,
-    *ids: str,
-    expires_at: datetime | None = None,
-    permission: str = "metrics:read",
-) -> dict[str, str]:
-    """Headers with a new key."""
-    made = await keys.create_key(conn, make_grant(scope, ids, [permission]), name="test", expires_at=expires_at)
-    return {"Authorization": f"Bearer {made.key}"}
-
-
 async def fill(conn: asyncpg.Connection[Any]) -> None:
     await ensure_partitions(conn, [HOUR])
     everybody = [("PLATFORM", "platform"), *OWN.items(), *FOREIGN.items()]
@@ -87,19 +60,6 @@ async def fill(conn: asyncpg.Connection[Any]) -> None:
         await conn.execute(
             "INSERT INTO anlyt.account_usage_daily (day_bucket, account_id) VALUES ($1, $2)", DAY, ids["ACCOUNT"]
         )
-
-
-def problem_of(response: httpx2.Response) -> dict[str, Any]:
-    """The problem a response carries, with what every problem has to have checked."""
-    body = response.json()
-
-    assert response.headers["content-type"] == "application/problem+json"
-    assert body["status"] == response.status_code
-    assert body["type"].removeprefix(web.PROBLEM_BASE) in web.PROBLEMS
-    assert body["title"]
-    assert body["detail"]
-    assert not re.search(r"Traceback|SELECT|asyncpg|postgresql://|/work/|\.py\b", response.text)
-    return body
 
 
 def ids_of(response: httpx2.Response) -> set[str]:
@@ -548,11 +508,13 @@ def test_the_description_names_every_route_and_parameter(database_url: str) -> N
         async with service(database_url) as (client, _):
             document = (await client.get("/openapi.json")).json()
 
-            assert set(document["paths"]) == {*ROUTES, "/v1/status", "/livez", "/readyz", "/metrics"}
+            assert set(document["paths"]) == {*ROUTES, "/v1/status", "/v1/events", "/livez", "/readyz", "/metrics"}
             hourly = document["paths"]["/v1/metrics/hourly"]["get"]
             assert [p["name"] for p in hourly["parameters"]] == ["scope", "scopeId", "from", "to", "limit", "cursor"]
-            operations = [path["get"]["operationId"] for path in document["paths"].values()]
-            assert len(operations) == len(set(operations))
+            operations = [route for path in document["paths"].values() for route in path.values()]
+            assert len(operations) == len({operation["operationId"] for operation in operations})
+            named = {name for operation in operations for scheme in operation.get("security", []) for name in scheme}
+            assert named == set(document["components"]["securitySchemes"])
 
     run(story())
 

@@ -1,8 +1,8 @@
 """HTTP: parse, authorise, ask reports, encode. Nothing is computed here.
 
 In: requests. Out: JSON in camelCase, Prometheus text, one page; errors become problem+json in web.py. Every /v1 route
-goes through `_guarded`, the one place where a key becomes a Grant; a handler gets its connection from there, so a route
-without a Grant has nothing to read with (I8).
+goes through `_admitted`, the one place where a key becomes a Grant; a handler gets its connection from there, so a
+route without a Grant has nothing to read with (I8).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec reads the annotations of Service
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,13 +20,17 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, keys, reports, web
-from anlyt.errors import RequestError
+from anlyt import access, intake, keys, openapi, reports, web
+from anlyt.errors import RequestError, StreamUnavailable
+from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.postgres import pending_migrations, unavailable
-from anlyt.queries import PARAMETERS, REPORTS, ReportName, parameter_names, read_query, refuse_parameters
+from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
+from anlyt.queries import REPORTS, ReportName, read_query, refuse_parameters
 from anlyt.telemetry import METRICS_CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from asyncpg import Pool, Record
     from asyncpg.pool import PoolConnectionProxy
 
@@ -39,6 +44,7 @@ CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
 ANSWER_LIMIT_S: Final = 8.0  # for a whole request; the pool's statements have a shorter limit of their own
 READY_LIMIT_S: Final = 1.5
 FIELDS_MAX: Final = 200  # parameters of one request
+BODIES_MAX: Final = 32  # read and judged at the same time, each up to BODY_BYTES_MAX
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -55,13 +61,35 @@ class Service(msgspec.Struct, frozen=True):
     telemetry: Telemetry
     tries: access.Tries
     clock: Callable[[], datetime]
+    publisher: Publisher | None
+    decoder: Decoder
+    pace: intake.Pace
+    bodies: asyncio.Semaphore
 
 
 def build_app(
-    *, pool: Pool[Record], settings: Settings, telemetry: Telemetry, clock: Callable[[], datetime] | None = None
+    *,
+    pool: Pool[Record],
+    settings: Settings,
+    telemetry: Telemetry,
+    publisher: Publisher | None = None,
+    clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
-    """The API over a pool whose statements have a time limit. `clock` gives aware UTC instants, for tests."""
-    service = Service(pool, settings, telemetry, access.Tries(), clock or _utc_now)
+    """The API over a pool whose statements have a time limit; without a publisher it takes no events.
+
+    `clock` gives aware UTC instants, for tests.
+    """
+    service = Service(
+        pool=pool,
+        settings=settings,
+        telemetry=telemetry,
+        tries=access.Tries(),
+        clock=clock or _utc_now,
+        publisher=publisher,
+        decoder=Decoder(rules_of(settings)),
+        pace=intake.Pace(),
+        bodies=asyncio.Semaphore(BODIES_MAX),
+    )
     app = FastAPI(
         title="anlyt",
         version=metadata.version("anlyt"),
@@ -73,17 +101,26 @@ def build_app(
     )
     app.add_middleware(cast("Any", web.protected), telemetry=telemetry)
     for name, report in REPORTS.items():
-        _add(app, report.path, _guarded(service, "metrics:read", _rows_handler(name)), **_describe_rows(name))
-    _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **_describe_status())
+        _add(app, report.path, _guarded(service, "metrics:read", _rows_handler(name)), **openapi.describe_rows(name))
+    _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
+    _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
     _add(app, "/livez", _livez, operation_id="getLiveness", summary="Is the process alive?")
     _add(app, "/readyz", _readyz(service), operation_id="getReadiness", summary="Can it serve? 503 with the reason.")
     _add(app, "/metrics", _metrics(telemetry), operation_id="getMetrics", summary="Metrics in Prometheus' text format.")
     _add(app, "/", _page(), include_in_schema=False)
+    openapi.complete(app)
     return app
 
 
-def _add(app: FastAPI, path: str, endpoint: Callable[..., Any], **description: Any) -> None:  # noqa: ANN401 - FastAPI's own
-    app.add_api_route(path, endpoint, methods=["GET"], response_model=None, **description)
+def _add(
+    app: FastAPI,
+    path: str,
+    endpoint: Callable[..., Any],
+    *,
+    method: str = "GET",
+    **description: Any,  # noqa: ANN401 - FastAPI's own
+) -> None:
+    app.add_api_route(path, endpoint, methods=[method], response_model=None, **description)
 
 
 # -------------------------------------------------------------------------------------------------------------- routes
@@ -103,6 +140,57 @@ async def _status(service: Service, conn: PooledConnection, grant: Grant, reques
     if grant.scope != "PLATFORM":
         return status
     return msgspec.structs.replace(status, requests_by_key=dict(service.tries.requests))
+
+
+def _events(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    """`POST /v1/events`: 1. admit the key  2. read the body  3. judge each event  4. publish  5. tell the fates.
+
+    The connection of step 1 is given back before the body is read: a slow sender holds up no reader.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        web.check_accept(request)
+        web.check_body_headers(request, intake.MEDIA_TYPES)
+        refuse_parameters(_read_pairs(request))
+        async with _admitted(service, request, "events:write") as (_, grant):
+            pass
+        async with service.bodies:
+            body = await web.read_body(request)
+            taken = _judge(service, grant, body)
+        wait_s = service.pace.spend(request.state.key_id, len(taken.fates), time.monotonic())
+        if wait_s is not None:
+            return web.too_fast(wait_s, f"this key may send {intake.EVENTS_PER_S_MAX} events a second")
+        return _receipt(await _publish(service, taken))
+
+    return endpoint
+
+
+def _judge(service: Service, grant: Grant, body: bytes) -> intake.Intake:
+    subject = service.settings.subjects.removesuffix(">") + "http"
+    return intake.judge(service.decoder, grant, body, subject=subject, now_us=to_instant(service.clock()))
+
+
+async def _publish(service: Service, taken: intake.Intake) -> list[intake.Fate]:
+    """The fates, when JetStream has what was to be published. Raises StreamUnavailable."""
+    if taken.outgoing is None:
+        return taken.fates
+    if service.publisher is None:
+        raise StreamUnavailable("this process was started without NATS")
+    published = await service.publisher.publish(taken.outgoing)
+    return taken.fates if published.stored else intake.known_already(taken.fates)
+
+
+def _receipt(fates: list[intake.Fate]) -> Response:
+    """A 202 when anything was taken, or nothing had to be; a 422 when all there is was rejected."""
+    tally = intake.count(fates)
+    if tally.rejected and tally.rejected + tally.ignored == len(fates):
+        return web.problem(
+            422,
+            "no-valid-event",
+            f"none of the {len(fates)} events can be counted; `events` says why, nothing was published",
+            events=fates,
+        )
+    return web.json_answer(intake.Receipt(fates, tally), status=202)
 
 
 async def _livez() -> Response:
@@ -151,18 +239,27 @@ def _guarded(
 
     async def endpoint(request: Request) -> Response:
         web.check_accept(request)
-        presented = _present(service, request)
-        with unavailable():
-            async with (
-                asyncio.timeout(ANSWER_LIMIT_S),
-                service.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
-            ):
-                grant = await _admit(service, conn, request, presented)
-                access.require(grant, permission)
-                answer = await handler(service, conn, grant, request)
+        async with _admitted(service, request, permission) as (conn, grant):
+            answer = await handler(service, conn, grant, request)
         return web.json_answer(answer)
 
     return endpoint
+
+
+@asynccontextmanager
+async def _admitted(
+    service: Service, request: Request, permission: access.Permission
+) -> AsyncGenerator[tuple[PooledConnection, Grant]]:
+    """The Grant of a request's key, and a connection to read with. Raises the 401, 403, 429 and 503."""
+    presented = _present(service, request)
+    with unavailable():
+        async with (
+            asyncio.timeout(ANSWER_LIMIT_S),
+            service.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
+        ):
+            grant = await _admit(service, conn, request, presented)
+            access.require(grant, permission)
+            yield conn, grant
 
 
 def _present(service: Service, request: Request) -> PresentedKey:
@@ -233,51 +330,3 @@ def _read_pairs(request: Request) -> list[tuple[str, str]]:
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-# ------------------------------------------------------------------------------------------------------------- OpenAPI
-
-
-def _describe_rows(name: ReportName) -> dict[str, Any]:
-    parameters = [
-        {
-            "name": parameter,
-            "in": "query",
-            "required": False,
-            "description": PARAMETERS[parameter].meaning,
-            "schema": {"type": "array", "items": PARAMETERS[parameter].schema}
-            if PARAMETERS[parameter].repeatable
-            else PARAMETERS[parameter].schema,
-        }
-        for parameter in parameter_names(name)
-    ]
-    return _describe_guarded(f"list{name.title()}", REPORTS[name].meaning) | {
-        "openapi_extra": {"parameters": parameters, "security": _SECURITY}
-    }
-
-
-def _describe_status() -> dict[str, Any]:
-    return _describe_guarded(
-        "getStatus", "Up to when everything has been counted; for platform staff, the whole state."
-    ) | {"openapi_extra": {"security": _SECURITY}}
-
-
-def _describe_guarded(operation_id: str, summary: str) -> dict[str, Any]:
-    problems: dict[int, Any] = {
-        status: {"description": meaning, "content": {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}}
-        for status, meaning in _ANSWERS.items()
-    }
-    return {"operation_id": operation_id, "summary": summary, "responses": problems}
-
-
-_SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
-_PROBLEM_SCHEMA: Final = {"type": "object", "required": ["type", "title", "status", "detail"]}
-_ANSWERS: Final = {
-    400: "The cursor does not belong to this question.",
-    401: "No valid key.",
-    403: "The key lacks a permission.",
-    404: "There is no such id, or the key may not see it.",
-    422: "A parameter is wrong; `parameter` names it.",
-    429: "Too many invalid keys from this address.",
-    503: "The database cannot be reached.",
-}

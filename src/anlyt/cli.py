@@ -270,6 +270,7 @@ def api(ctx: typer.Context) -> None:
     """HTTP API and dashboard."""
     from anlyt import postgres, web
     from anlyt.api import build_app
+    from anlyt.publishing import Publisher
     from anlyt.telemetry import Telemetry
 
     settings = _connected(ctx)
@@ -281,10 +282,12 @@ def api(ctx: typer.Context) -> None:
             size_max=API_SESSIONS_MAX,
             statement_timeout_s=API_STATEMENT_TIMEOUT_S,
         )
+        publisher = Publisher(_nats_url(settings), settings.stream, name="anlyt-api")
         try:
-            app = build_app(pool=pool, settings=settings, telemetry=Telemetry())
+            app = build_app(pool=pool, settings=settings, telemetry=Telemetry(), publisher=publisher)
             await web.serve(app, host=settings.http_host, port=settings.http_port, stop=stop)
         finally:
+            await publisher.close()
             pool.terminate()
 
     _run_until_stopped(serve)
@@ -477,6 +480,7 @@ def letters_list(
     ctx: typer.Context,
     *,
     reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    state: Annotated[str, typer.Option(help="open, counted, duplicate, ignored, discarded or all.")] = "open",
     limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -487,7 +491,7 @@ def letters_list(
     from anlyt import letters
 
     settings = _connected(ctx)
-    rows = _run(letters.list_letters(_url(settings), settings.stream, reason=reason, limit=limit))
+    rows = _run(letters.list_letters(_url(settings), settings.stream, reason=reason, limit=limit, state=state))
     _show(rows, as_json=as_json, hide=() if as_json else ("stream", "subject", "body_bytes", "recorded_at"))
 
 
@@ -513,6 +517,81 @@ def letters_show(
     for letter in found:
         for name, value in letter.items():
             typer.echo(f"{name:<14}{value}")
+
+
+SequenceArgument = Annotated[int | None, typer.Argument(help="Sequence of the message in the stream.")]
+IndexArgument = Annotated[int | None, typer.Argument(help="Place in its batch; without it, all of the message.")]
+ReasonOption = Annotated[str | None, typer.Option(help="All open letters with this reason.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All open letters of the stream.")]
+
+
+@letters_app.command("retry")
+def letters_retry(  # noqa: PLR0913 - one option a property of the retry
+    ctx: typer.Context,
+    sequence: SequenceArgument = None,
+    index: IndexArgument = None,
+    *,
+    reason: ReasonOption = None,
+    everything: AllOption = False,
+    accept_stale: Annotated[
+        bool, typer.Option("--accept-stale", help="Count stale and too_late ones inside 90 days, too, as a backfill.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge open letters again, by today's rules and settings, and count what passes, exactly once.
+
+    Example: anlyt dead-letters retry --reason unknown_type
+    """
+    from anlyt import letters
+    from anlyt.crash import CrashPoints
+    from anlyt.events import rules_of
+
+    settings = _connected(ctx)
+    selection = letters.select_letters(sequence, index, reason=reason, everything=everything)
+
+    async def retry() -> dict[str, int]:
+        url, stream, crash = _url(settings), settings.stream, CrashPoints.parse(settings.crash_points)
+        await letters.count_open(url, stream, selection)  # a letter that was named must be there
+        return await letters.retry_letters(
+            url, stream, selection, rules=rules_of(settings), accept_stale=accept_stale, crash=crash
+        )
+
+    outcomes = _run(retry())
+    if as_json:
+        _print_json(outcomes)
+    else:
+        _say("dead letters: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()))
+
+
+@letters_app.command("discard")
+def letters_discard(  # noqa: PLR0913 - one option a property of the choice
+    ctx: typer.Context,
+    sequence: SequenceArgument = None,
+    index: IndexArgument = None,
+    *,
+    reason: ReasonOption = None,
+    everything: AllOption = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mark open letters as discarded: they are kept, and never counted.
+
+    Example: anlyt dead-letters discard 4711
+    """
+    from anlyt import letters
+
+    settings = _connected(ctx)
+    selection = letters.select_letters(sequence, index, reason=reason, everything=everything)
+    count = _run(letters.count_open(_url(settings), settings.stream, selection))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"this discards {count} dead letters for good; add --yes to do so without being asked")
+        typer.confirm(f"discard {count} dead letters for good?", abort=True, err=True)
+    discarded = _run(letters.discard_letters(_url(settings), settings.stream, selection))
+    if as_json:
+        _print_json({"discarded": discarded})
+    else:
+        _say(f"dead letters: {discarded} discarded")
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
@@ -640,6 +719,11 @@ _query_command("accounts", "Daily usage and cost of accounts.")
 def _url(settings: Settings) -> str:
     assert settings.database_url is not None  # _connected saw to it
     return settings.database_url.get_secret_value()
+
+
+def _nats_url(settings: Settings) -> str:
+    assert settings.nats_url is not None  # _connected saw to it
+    return settings.nats_url.get_secret_value()
 
 
 def _show(rows: Sequence[Mapping[str, Any]], *, as_json: bool, hide: tuple[str, ...] = ()) -> None:

@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 import nats.errors
 from msgspec import Struct
 
-from anlyt.errors import StreamUnavailable, UsageError
-from anlyt.jetstream import REQUEST_TIMEOUT_S, Outgoing
+from anlyt.errors import RequestError, StreamUnavailable, UsageError
+from anlyt.jetstream import MESSAGE_ID_HEADER, REQUEST_TIMEOUT_S, Outgoing, connect, message_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
@@ -33,7 +33,9 @@ WINDOW: Final = 500  # messages without an answer yet, when they go one by one
 ATOMIC_BATCH_MAX: Final = 1_000  # nats-server's own limit
 ATOMIC_BYTES_MAX: Final = 4 * 1_048_576
 ATOMIC_IN_FLIGHT: Final = 4  # nats-server's default limit for one stream is 50
-MESSAGE_ID_CHARS_MAX: Final = 512
+FIRST_CONNECT_S: Final = 2.0  # of a Publisher
+RECONNECT_PAUSE_S: Final = 1.0  # after a failed attempt, in which calls are refused at once
+HEADERS_BYTES_MAX: Final = 1_024  # of a message; nats-server's limit is on headers and body together
 PACE_SLACK_US: Final = 2_000  # do not sleep for less
 _EXPECTED: Final = (OSError, nats.errors.Error, TimeoutError)
 
@@ -150,6 +152,69 @@ def _unpublished(error: BaseException) -> StreamUnavailable:
     return StreamUnavailable(f"publishing was not acknowledged ({cause}); publish the same again, it is counted once")
 
 
+# ------------------------------------------------------------------------------------------------------- one at a time
+
+
+class Publisher:
+    """Publishes single messages over one connection, which is made when it is first needed. Closed with `close`.
+
+    While nats-server is away every call fails soon, so that callers are told instead of being kept waiting.
+    """
+
+    def __init__(self, url: str, stream: str, *, name: str) -> None:
+        self._url = url
+        self._stream = stream
+        self._name = name
+        self._nc: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._refused_until_s = 0.0
+
+    async def publish(self, message: Outgoing) -> Published:
+        """Publish one message and wait until JetStream has it.
+
+        Raises StreamUnavailable, and RequestError 413 for a message this nats-server does not take.
+        """
+        nc = await self._connected()
+        if len(message.body) + HEADERS_BYTES_MAX > nc.max_payload:
+            raise RequestError(
+                f"the events have {len(message.body)} bytes, but nats-server takes messages of {nc.max_payload} bytes "
+                f"with at most {HEADERS_BYTES_MAX} for headers; send them in several requests",
+                status=413,
+                code="too-large",
+            )
+        try:
+            ack = await nc.jetstream(timeout=REQUEST_TIMEOUT_S).publish(
+                message.subject, message.body, stream=self._stream, headers=dict(message.headers)
+            )
+        except _EXPECTED as error:
+            raise _unpublished(error) from None
+        return Published(0, 1) if ack.duplicate else Published(1, 0)
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._nc is not None:
+            await self._nc.close()
+
+    async def _connected(self) -> Client:
+        async with self._connecting:
+            if self._nc is None:
+                self._nc = await self._connect()
+        if not self._nc.is_connected:  # it reconnects by itself
+            raise StreamUnavailable("the connection to NATS is lost; publish the same again in a moment")
+        return self._nc
+
+    async def _connect(self) -> Client:
+        now_s = time.monotonic()
+        if now_s < self._refused_until_s:
+            raise StreamUnavailable("NATS could not be reached a moment ago; publish the same again in a moment")
+        try:
+            async with asyncio.timeout(FIRST_CONNECT_S):
+                return await connect(self._url, name=self._name)
+        except (StreamUnavailable, TimeoutError) as error:
+            self._refused_until_s = time.monotonic() + RECONNECT_PAUSE_S
+            raise StreamUnavailable(f"NATS cannot be reached: {error or 'no answer in time'}") from None
+
+
 # ------------------------------------------------------------------------------------------------------------- sources
 
 
@@ -165,9 +230,9 @@ def read_ndjson(file: IO[bytes], *, subject: str, backfill: str | None, bytes_ma
         if len(body) > bytes_max:
             raise UsageError(f"line {number} has {len(body)} bytes; this nats-server takes at most {bytes_max}")
         headers = {} if backfill is None else {"Anlyt-Backfill": backfill}
-        message_id = _message_id(body)
-        if message_id is not None:
-            headers["Nats-Msg-Id"] = message_id
+        known_by = _message_id(body)
+        if known_by is not None:
+            headers[MESSAGE_ID_HEADER] = known_by
         yield Outgoing(subject, body, headers)
 
 
@@ -183,8 +248,7 @@ def _message_id(body: bytes) -> str | None:
     event_id, source = found.get("id"), found.get("source")
     if not (isinstance(event_id, str) and isinstance(source, str) and event_id and source):
         return None
-    key = f"{event_id} {source}"
-    return key if key.isascii() and key.isprintable() and len(key) <= MESSAGE_ID_CHARS_MAX else None
+    return message_id(f"{event_id} {source}")
 
 
 async def at_their_time(publications: Iterable[Publication], *, stop: asyncio.Event) -> AsyncIterator[Publication]:

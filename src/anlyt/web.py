@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import socket
 import time
@@ -22,11 +23,13 @@ from asyncpg import InternalClientError, QueryCanceledError
 from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from anlyt.errors import ConfigurationError, DatabaseUnavailable, RequestError
+from anlyt.cloudevents import BODY_BYTES_MAX
+from anlyt.errors import ConfigurationError, DatabaseUnavailable, RequestError, StreamUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,6 +44,7 @@ BACKLOG_MAX: Final = 512
 KEEP_ALIVE_S: Final = 30
 STOP_LIMIT_S: Final = 10
 RETRY_AFTER_S: Final = 2
+BODY_LIMIT_S: Final = 10.0  # for a body to arrive
 TRIES_RETRY_AFTER_S: Final = 10
 
 PROBLEM_BASE: Final = "urn:anlyt:problem:"
@@ -59,6 +63,11 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "repeated-parameter": "A parameter is repeated",
     "period-too-long": "The period is too long",
     "too-many-tries": "Too many invalid keys",
+    "too-large": "The request is too large",
+    "too-fast": "Too much in too short a time",
+    "too-slow-body": "The body did not arrive in time",
+    "unsupported-media-type": "The body is of a type that is not taken",
+    "no-valid-event": "No event can be counted",
     "internal-error": "Something went wrong on our side",
     "unavailable": "The service is not available",
     "too-slow": "The answer took too long",
@@ -73,6 +82,8 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 }
 _STATUS_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     401: {"www-authenticate": 'Bearer realm="anlyt"'},
+    408: {"connection": "close"},  # what is left of the body is not read
+    413: {"connection": "close"},
     429: {"retry-after": str(TRIES_RETRY_AFTER_S)},
     503: {"retry-after": str(RETRY_AFTER_S)},
 }
@@ -89,18 +100,19 @@ log = structlog.get_logger("anlyt.api")
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """RFC 9457 problem details; `parameter` is the one that is wrong."""
+    """RFC 9457 problem details; `parameter` is the one that is wrong, `events` the fate of each event sent."""
 
     type: str
     title: str
     status: int
     detail: str
     parameter: str | None = None
+    events: Sequence[object] | None = None
 
 
-def json_answer(answer: object) -> Response:
-    """A 200 with a record as JSON: BIGINT as integer, NUMERIC as string, instants in UTC with a Z."""
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+def json_answer(answer: object, *, status: int = 200) -> Response:
+    """A record as JSON: BIGINT as integer, NUMERIC as string, instants in UTC with a Z."""
+    return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
 
 
 def problem(
@@ -109,16 +121,23 @@ def problem(
     detail: str,
     *,
     parameter: str | None = None,
+    events: Sequence[object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error as application/problem+json. It carries the security headers itself: a 500 passes no middleware."""
-    body = Problem(PROBLEM_BASE + code, PROBLEMS[code], status, detail, parameter)
+    body = Problem(PROBLEM_BASE + code, PROBLEMS[code], status, detail, parameter, events)
     return Response(
         msgspec.json.encode(body),
         status_code=status,
         media_type="application/problem+json",
         headers={**SECURITY_HEADERS, **_STATUS_HEADERS.get(status, {}), **(headers or {})},
     )
+
+
+def too_fast(wait_s: float, limit: str) -> Response:
+    """A 429 that says when to come back."""
+    seconds = str(math.ceil(wait_s))
+    return problem(429, "too-fast", f"{limit}; send this again in {seconds} s", headers={"retry-after": seconds})
 
 
 async def _on_request_error(_request: Request, error: Exception) -> Response:
@@ -139,6 +158,15 @@ async def _on_unavailable(_request: Request, error: Exception) -> Response:
     return problem(503, "unavailable", "the database cannot be reached at the moment; try again in a few seconds")
 
 
+async def _on_stream_unavailable(_request: Request, error: Exception) -> Response:
+    log.warning("http-unavailable", cause=str(error))
+    return problem(
+        503,
+        "unavailable",
+        "the stream did not confirm these events; send the same again in a few seconds, each is counted once",
+    )
+
+
 async def _on_mistake(request: Request, _error: Exception) -> Response:
     """The cause is in the log: the server writes what passes here with its traceback."""
     return problem(
@@ -153,6 +181,7 @@ EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], C
     RequestError: _on_request_error,
     HTTPException: _on_http_error,
     DatabaseUnavailable: _on_unavailable,
+    StreamUnavailable: _on_stream_unavailable,
     # asyncpg says this when the server has ended an idle session and the end has not been noticed yet.
     InternalClientError: _on_unavailable,
     Exception: _on_mistake,
@@ -165,6 +194,55 @@ def check_accept(request: Request) -> None:
     ranges = {part.partition(";")[0].strip().lower() for part in accepted.split(",")} - {""}
     if ranges and ranges.isdisjoint({"*/*", "application/*", "application/json"}):
         raise RequestError("this route answers in application/json only", status=406, code="not-acceptable")
+
+
+def check_body_headers(request: Request, media_types: Sequence[str]) -> None:
+    """Raise the 415 or 413 that a body's own headers earn it, before it is read."""
+    media_type, _, options = request.headers.get("content-type", "").partition(";")
+    charset = options.replace(" ", "").replace('"', "").lower()
+    if (
+        media_type.strip().lower() not in media_types
+        or charset not in {"", "charset=utf-8"}
+        or request.headers.get("content-encoding", "identity") != "identity"
+        or any(name.startswith("ce-") for name in request.headers)
+    ):
+        raise RequestError(
+            f"the body must be JSON in UTF-8, not compressed, with a Content-Type of {', '.join(media_types)}; "
+            "CloudEvents attributes stand in the body, not in headers",
+            status=415,
+            code="unsupported-media-type",
+        )
+    length = request.headers.get("content-length", "0")
+    if length.isascii() and length.isdigit() and int(length) > BODY_BYTES_MAX:
+        raise _too_large()
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, at most BODY_BYTES_MAX within BODY_LIMIT_S. Raises RequestError 413, 408, 400."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_LIMIT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise _too_large()
+    except TimeoutError:
+        raise RequestError(
+            f"the body did not arrive within {BODY_LIMIT_S:.0f} s; send the same again, or less at once",
+            status=408,
+            code="too-slow-body",
+        ) from None
+    except ClientDisconnect:  # nobody is left to be told
+        raise RequestError("the connection ended before the body did", status=400, code="invalid-request") from None
+    return bytes(body)
+
+
+def _too_large() -> RequestError:
+    return RequestError(
+        f"the body has more than {BODY_BYTES_MAX} bytes; send the events in several requests",
+        status=413,
+        code="too-large",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- middleware

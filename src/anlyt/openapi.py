@@ -1,0 +1,150 @@
+"""What /openapi.json says about each route: parameters, bodies, answers and problems.
+
+In: the tables of parameters and reports, and the records that are answered. Out: arguments for FastAPI's add_api_route.
+Schemas are made from the very types that are written as JSON, so that the description cannot disagree with the answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from anlyt import intake
+from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
+from anlyt.queries import PARAMETERS, REPORTS, ReportName, parameter_names
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `anlyt keys create`."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
+_PROBLEM_SCHEMA: Final = {"type": "object", "required": ["type", "title", "status", "detail"]}
+_ANSWERS: Final = {
+    400: "The cursor does not belong to this question.",
+    401: "No valid key.",
+    403: "The key lacks a permission.",
+    404: "There is no such id, or the key may not see it.",
+    422: "A parameter is wrong; `parameter` names it.",
+    429: "Too many invalid keys from this address.",
+    503: "The database cannot be reached.",
+}
+_EVENT_ANSWERS: Final = {
+    401: "No valid key.",
+    403: "The key lacks the permission events:write.",
+    408: "The body did not arrive in time.",
+    413: "The body is over 1 MiB, or a batch over 1,000 events.",
+    415: "The body is not JSON, or is compressed.",
+    422: "None of the events can be counted: `events` has the fate of each. Nothing was published.",
+    429: "Too many events of this key, or too many invalid keys from this address; Retry-After says when.",
+    503: "JetStream or the database did not answer; send the same again, it is counted once.",
+}
+_EVENT_EXAMPLE: Final = {
+    "specversion": "1.0",
+    "id": "0196f1c2-7a11-7c50-8f0e-5a1f3c2b0001",
+    "source": "/gateway/eu-1",
+    "type": "message.submitted",
+    "time": "2026-04-18T10:00:00Z",
+    "data": {
+        "messageId": "m-1",
+        "accountId": "0196f1c2-7a11-7c50-8f0e-5a1f3c2ba001",
+        "operatorId": "0196f1c2-7a11-7c50-8f0e-5a1f3c2be001",
+        "segments": 1,
+        "cost": "0.045000",
+    },
+}
+_EVENT_SCHEMA: Final = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type", "time", "data"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "minLength": 1},
+        "source": {"type": "string", "minLength": 1},
+        "type": {"type": "string"},
+        "time": {"type": "string", "format": "date-time"},
+        "data": {"type": "object"},
+    },
+}
+_BATCH_SCHEMA: Final = {"type": "array", "items": _EVENT_SCHEMA, "maxItems": BATCH_BODY_EVENTS_MAX}
+
+
+def complete(app: FastAPI) -> None:
+    """Add to the description of all routes what FastAPI does not know: how keys are sent."""
+    app.openapi().setdefault("components", {})["securitySchemes"] = _SCHEMES
+
+
+def describe_rows(name: ReportName) -> dict[str, Any]:
+    """One of the four row routes."""
+    return _describe(f"list{name.title()}", REPORTS[name].meaning, list(parameter_names(name)))
+
+
+def describe_status() -> dict[str, Any]:
+    """`GET /v1/status`."""
+    return _describe("getStatus", "Up to when everything has been counted; for platform staff, the whole state.", [])
+
+
+def describe_events() -> dict[str, Any]:
+    """`POST /v1/events`."""
+    meaning = "Publish CloudEvents: 202 when JetStream has them, with the fate of each. Sending again is safe."
+    content = {
+        intake.SINGLE_TYPE: {"schema": _EVENT_SCHEMA, "example": _EVENT_EXAMPLE},
+        intake.BATCH_TYPE: {"schema": _BATCH_SCHEMA, "example": [_EVENT_EXAMPLE]},
+        "application/json": {"schema": {"oneOf": [_EVENT_SCHEMA, _BATCH_SCHEMA]}, "example": _EVENT_EXAMPLE},
+    }
+    accepted = {"description": "The fate of each event.", "content": _json(schema_of(intake.Receipt))}
+    return {
+        "operation_id": "publishEvents",
+        "summary": meaning,
+        "status_code": 202,
+        "responses": {202: accepted, **_problems(_EVENT_ANSWERS)},
+        "openapi_extra": {"security": _SECURITY, "requestBody": {"required": True, "content": content}},
+    }
+
+
+def schema_of(record: type) -> dict[str, Any]:
+    """The JSON schema of a record, with the records inside of it in their places."""
+    schema = msgspec.json.schema(record)
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:  # noqa: ANN401 - any JSON
+        if isinstance(node, list):
+            return [inline(item) for item in node]  # pyright: ignore[reportUnknownVariableType] - any JSON
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inline(definitions[node["$ref"].rpartition("/")[2]])  # pyright: ignore[reportUnknownArgumentType] - any JSON
+        return {key: inline(value) for key, value in node.items()}  # pyright: ignore[reportUnknownVariableType] - any JSON
+
+    return inline(schema)
+
+
+def _describe(operation_id: str, summary: str, parameters: list[str]) -> dict[str, Any]:
+    extra: dict[str, Any] = {"security": _SECURITY}
+    if parameters:
+        extra["parameters"] = [_parameter(name) for name in parameters]
+    return {
+        "operation_id": operation_id,
+        "summary": summary,
+        "responses": _problems(_ANSWERS),
+        "openapi_extra": extra,
+    }
+
+
+def _parameter(name: str) -> dict[str, Any]:
+    parameter = PARAMETERS[name]
+    schema = {"type": "array", "items": parameter.schema} if parameter.repeatable else parameter.schema
+    return {"name": name, "in": "query", "required": False, "description": parameter.meaning, "schema": schema}
+
+
+def _problems(answers: dict[int, str]) -> dict[int, Any]:
+    return {
+        status: {"description": meaning, "content": {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}}
+        for status, meaning in answers.items()
+    }
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

@@ -1,0 +1,62 @@
+"""The API over real servers as a test's client sees it: the app, keys, and what every problem has to have."""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from anlyt import api, keys, web
+from anlyt.access import make_grant
+from anlyt.postgres import connect, open_pool
+from anlyt.settings import Settings
+from anlyt.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    import asyncpg
+
+
+@asynccontextmanager
+async def service(url: str, **changes: Any) -> AsyncIterator[tuple[httpx2.AsyncClient, asyncpg.Connection[Any]]]:
+    """A client of the API over the database at `url`, and a connection of the test's own."""
+    pool = await open_pool(url, application="anlyt-api", size_max=4, statement_timeout_s=5)
+    conn = await connect(url, application="anlyt-tests")
+    settings = changes.pop("settings", None) or Settings.model_validate({"stream": "T", "currency": "USD"})
+    app = api.build_app(pool=pool, settings=settings, telemetry=changes.pop("telemetry", Telemetry()), **changes)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    try:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://anlyt") as client:
+            yield client, conn
+    finally:
+        await conn.close()
+        pool.terminate()
+
+
+async def key_for(
+    conn: asyncpg.Connection[Any],
+    scope: str,
+    *ids: str,
+    expires_at: datetime | None = None,
+    permission: str = "metrics:read",
+) -> dict[str, str]:
+    """Headers with a new key."""
+    made = await keys.create_key(conn, make_grant(scope, ids, [permission]), name="test", expires_at=expires_at)
+    return {"Authorization": f"Bearer {made.key}"}
+
+
+def problem_of(response: httpx2.Response) -> dict[str, Any]:
+    """The problem a response carries, with what every problem has to have checked."""
+    body = response.json()
+
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["status"] == response.status_code
+    assert body["type"].removeprefix(web.PROBLEM_BASE) in web.PROBLEMS
+    assert body["title"]
+    assert body["detail"]
+    assert not re.search(r"Traceback|SELECT|asyncpg|postgresql://|/work/|\.py\b", response.text)
+    return body

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import fleet
 import oracle
 import pipeline
 from anlyt import jetstream, postgres
@@ -27,24 +28,24 @@ VICTIMS = ("postgres", "worker", "nats")
 
 
 def test_exact_while_workers_die_at_every_named_point(settings: Settings) -> None:
-    outcome = run(pipeline.dying(settings, 1, rounds=1), 100)
+    outcome = run(fleet.dying(settings, 1, rounds=1), 100)
 
     assert outcome.differences == [], outcome.hits
-    assert all(outcome.hits[point] for point in pipeline.INGEST_POINTS), outcome.hits
+    assert all(outcome.hits[point] for point in fleet.INGEST_POINTS), outcome.hits
 
 
 def test_exact_while_a_worker_is_stopped_and_cut_off_from_postgresql(settings: Settings) -> None:
-    assert run(pipeline.interrupted(settings, 2)).differences == []
+    assert run(fleet.interrupted(settings, 2)).differences == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(LONG_LIMIT_S)
 @pytest.mark.parametrize("seed", range(100, 105))
 def test_exact_while_workers_die_at_every_named_point_ten_times(settings: Settings, seed: int) -> None:
-    outcome = run(pipeline.dying(settings, seed, rounds=10, events=6_000), LONG_LIMIT_S)
+    outcome = run(fleet.dying(settings, seed, rounds=10, events=6_000), LONG_LIMIT_S)
 
     assert outcome.differences == [], outcome.hits
-    assert min(outcome.hits[point] for point in pipeline.INGEST_POINTS) >= 10, outcome.hits
+    assert min(outcome.hits[point] for point in fleet.INGEST_POINTS) >= 10, outcome.hits
 
 
 # ---------------------------------------------------------------------------------------------------- servers that die
@@ -95,13 +96,14 @@ async def survive(directory: Path, seed: int, *, events: int, kills: int) -> lis
     copies = pipeline.copies_of(rng, oracle.generate(seed, events, now, batches=0.05))
     size = len(copies) // kills
     async with world(directory, rng) as here, pipeline.stream_of(here.settings) as nc:
-        crew = pipeline.Crew(here.settings, outages=True)
+        crew = fleet.Crew(here.settings, outages=True)
         working = asyncio.create_task(crew.work(limit_s=LONG_LIMIT_S))
         try:
             for turn in range(kills):
                 part = copies[turn * size :] if turn == kills - 1 else copies[turn * size : (turn + 1) * size]
+                before = await pipeline.progress(here.settings)
                 publishing = pipeline.publish_through_outages(nc, here.settings, part)
-                await asyncio.gather(publishing, strike(here, crew, rng, VICTIMS[turn % len(VICTIMS)]))
+                await asyncio.gather(publishing, strike(here, crew, rng, before=before, victim=VICTIMS[turn % 3]))
             crew.end = (await jetstream.stream_info(nc, here.settings.stream)).last_seq
             await working
         finally:
@@ -111,14 +113,16 @@ async def survive(directory: Path, seed: int, *, events: int, kills: int) -> lis
         return await pipeline.differences(here.settings, stored, now)
 
 
-async def strike(here: World, crew: pipeline.Crew, rng: random.Random, victim: str) -> None:
-    """Kill the victim once the workers have counted some more, and bring a server back at once."""
-    before = await pipeline.progress(here.settings)
+async def strike(here: World, crew: fleet.Crew, rng: random.Random, *, before: float, victim: str) -> None:
+    """Kill the victim once the workers have counted more than `before`, and bring a server back at once."""
 
     async def moved() -> bool:
         return await pipeline.progress(here.settings) > before
 
-    await wait_until(moved, 30, what="the workers count")
+    try:
+        await wait_until(moved, 30, what=f"the workers count more than {before}")
+    except AssertionError as e:
+        raise AssertionError(f"{e}\n{crew.said}") from None
     if victim == "worker":
         crew.kill_one(rng)
         return

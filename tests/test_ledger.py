@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import subprocess
-import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -33,20 +31,6 @@ if TYPE_CHECKING:
     from anlyt.settings import Settings
 
 NOW = datetime.now(UTC).replace(microsecond=0)
-ACCOUNT = "00000000-0000-4000-8000-00000000000a"
-
-
-def submitted(time: datetime, *, event_id: str | None = None, **data: Any) -> bytes:
-    """A message.submitted of ACCOUNT at `time`."""
-    event = {
-        "specversion": "1.0",
-        "id": event_id or str(uuid.uuid4()),
-        "source": "/gateway/1",
-        "type": "message.submitted",
-        "time": time.isoformat(),
-        "data": {"messageId": "m", "accountId": ACCOUNT} | data,
-    }
-    return json.dumps(event).encode()
 
 
 class Ledger:
@@ -113,7 +97,7 @@ async def total_messages(conn: Connection) -> int:
 
 
 def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) -> None:
-    bodies = [submitted(NOW), submitted(NOW)]
+    bodies = [pipeline.submitted(NOW), pipeline.submitted(NOW)]
 
     async def scenario() -> tuple[int, int, int]:
         async with ledger(settings) as book:
@@ -126,16 +110,16 @@ def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) ->
 
 def test_a_duplicate_three_days_later_is_stale_though_its_id_is_long_forgotten(settings: Settings) -> None:
     then = NOW - timedelta(days=3)
-    body = submitted(then)
+    body = pipeline.submitted(then)
 
     async def scenario() -> tuple[int, int, list[str]]:
         async with ledger(settings) as book:
             await book.count(body, published=then)
             await book.age(timedelta(days=3))
-            await book.count(submitted(NOW))
+            await book.count(pipeline.submitted(NOW))
             await book.purge()
             forgotten = await book.conn.fetchval("SELECT count(*) FROM anlyt.processed_events")
-            await book.count(body, submitted(NOW))
+            await book.count(body, pipeline.submitted(NOW))
             return forgotten, await total_messages(book.conn), await letters(book.conn)
 
     assert run(scenario()) == (1, 3, ["stale"])
@@ -144,7 +128,7 @@ def test_a_duplicate_three_days_later_is_stale_though_its_id_is_long_forgotten(s
 def test_a_duplicate_within_the_window_meets_its_id_whatever_the_backlog_and_the_purge(settings: Settings) -> None:
     """Both copies are older than a week when they are read, days after each other, with the purge in between."""
     then = NOW - timedelta(days=8)
-    body = submitted(then)
+    body = pipeline.submitted(then)
 
     async def scenario() -> tuple[int, int]:
         async with ledger(settings) as book:
@@ -172,7 +156,7 @@ def test_an_event_counts_inside_the_window_and_is_kept_as_a_letter_outside(
 ) -> None:
     async def scenario() -> tuple[int, list[str]]:
         async with ledger(settings) as book:
-            await book.count(submitted(NOW - age), submitted(NOW))
+            await book.count(pipeline.submitted(NOW - age), pipeline.submitted(NOW))
             return await total_messages(book.conn), await letters(book.conn)
 
     assert run(scenario()) == (2 - len(reasons), reasons)
@@ -184,10 +168,10 @@ def test_a_batch_from_a_position_that_somebody_moved_leaves_nothing_behind(setti
     async def scenario() -> int:
         async with ledger(settings) as book:
             stale = book.position
-            await book.count(submitted(NOW))
+            await book.count(pipeline.submitted(NOW))
             book.position = stale
             with pytest.raises(PositionMoved):
-                await book.count(submitted(NOW), b"not an event")
+                await book.count(pipeline.submitted(NOW), b"not an event")
             assert await letters(book.conn) == []
             return await total_messages(book.conn)
 
@@ -223,7 +207,7 @@ def test_a_message_that_its_consumer_has_not_heard_of_yet_is_not_passed_over(set
             reader = await jetstream.open_reader(nc, settings.stream, subject=None, after=0)
             await jetstream.request(nc, f"CONSUMER.DELETE.{settings.stream}.{reader._consumer}")
             deaf = {"name": reader._consumer, "ack_policy": "none", "filter_subject": "nobody.publishes.this"}
-            await nc.publish(settings.subjects.replace(">", "any"), submitted(NOW))
+            await nc.publish(settings.subjects.replace(">", "any"), pipeline.submitted(NOW))
             api = f"CONSUMER.CREATE.{settings.stream}.{reader._consumer}"
             await jetstream.request(nc, api, {"stream_name": settings.stream, "config": deaf})
             head = await reader.caught_up()
@@ -248,23 +232,12 @@ def test_complete_through_is_never_ahead_of_what_is_stored(settings: Settings) -
                 heads.append(head)
             await reader.close()
             await producer.flush()
-            published = await published_times(nc, settings.stream)
+            published = await pipeline.published_times(nc, settings.stream)
             return [(h.now, published[h.last_seq]) for h in heads if h.last_seq < len(published)]
 
     late = [published - now for now, published in run(scenario()) if published < now]
 
     assert late == []
-
-
-async def published_times(nc: Client, stream: str) -> list[int]:
-    """The JetStream times of all messages, in order of their sequences from 1 on."""
-    last = (await jetstream.stream_info(nc, stream)).last_seq
-    reader = await jetstream.open_reader(nc, stream, subject=None, after=0)
-    times: list[int] = []
-    while len(times) < last:
-        times += [m.published for m in await reader.take(5_000, bytes_max=2**24, wait_s=1)]
-    await reader.close()
-    return times
 
 
 # --------------------------------------------------------------------------------- streams that are not what they were
@@ -295,7 +268,7 @@ async def positions(settings: Settings, column: str) -> set[Any]:
 def test_a_recreated_stream_counts_what_is_new_in_it(settings: Settings, partitions: int, *, running: bool) -> None:
     """Old events published again count no second time, new ones count, though their sequences were used before."""
     settings = settings.model_copy(update={"partitions": partitions})
-    old, new = [submitted(NOW) for _ in range(30)], [submitted(NOW) for _ in range(20)]
+    old, new = [pipeline.submitted(NOW) for _ in range(30)], [pipeline.submitted(NOW) for _ in range(20)]
 
     async def scenario() -> int:
         async with pipeline.stream_of(settings) as nc, AsyncExitStack() as workers:
@@ -324,7 +297,7 @@ def test_a_stream_restored_from_an_older_copy_loses_nothing_of_what_it_gets_then
     settings: Settings, server_dir: Path, after: int
 ) -> None:
     """Its sequences are used a second time, for other messages; the position says so by the time of its message."""
-    first, lost, then = ([submitted(NOW) for _ in range(n)] for n in (5, 10, after))
+    first, lost, then = ([pipeline.submitted(NOW) for _ in range(n)] for n in (5, 10, after))
 
     async def scenario(nats: EmbeddedNats) -> int:
         here = settings.model_copy(update={"nats_url": SecretStr(nats.url)})
@@ -366,11 +339,11 @@ def test_messages_the_stream_dropped_unread_are_counted_as_lost_and_the_rest_cou
 
     async def scenario() -> tuple[int, set[Any]]:
         async with pipeline.stream_of(settings) as nc:
-            await publish(nc, settings, *(submitted(NOW) for _ in range(10)))
+            await publish(nc, settings, *(pipeline.submitted(NOW) for _ in range(10)))
             await pipeline.count(settings)
-            await publish(nc, settings, *(submitted(NOW) for _ in range(7)))
+            await publish(nc, settings, *(pipeline.submitted(NOW) for _ in range(7)))
             await jetstream.request(nc, f"STREAM.PURGE.{settings.stream}")
-            await publish(nc, settings, *(submitted(NOW) for _ in range(5)))
+            await publish(nc, settings, *(pipeline.submitted(NOW) for _ in range(5)))
             await pipeline.count(settings)
         return await counted(settings), await positions(settings, "lost_messages")
 
@@ -382,11 +355,11 @@ def test_a_quiet_partition_follows_the_head_and_raises_no_alarm_when_old_message
 
     async def scenario() -> tuple[int, set[Any]]:
         async with pipeline.stream_of(settings) as nc:
-            await publish(nc, settings, submitted(NOW), submitted(NOW))
+            await publish(nc, settings, pipeline.submitted(NOW), pipeline.submitted(NOW))
             await pipeline.count(settings)
             assert await positions(settings, "last_seq") == {2}
             await jetstream.request(nc, f"STREAM.PURGE.{settings.stream}")
-            await publish(nc, settings, submitted(NOW))
+            await publish(nc, settings, pipeline.submitted(NOW))
             await pipeline.count(settings)
         return await counted(settings), await positions(settings, "lost_messages")
 

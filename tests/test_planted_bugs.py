@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import pytest
 
 import anlyt
-import pipeline
+import fleet
 from support import run
 
 if TYPE_CHECKING:
@@ -132,14 +132,14 @@ def test_a_planted_bug_is_found(settings: Settings, tmp_path: Path, name: str) -
     source = plant(bug, tmp_path)
 
     if bug.scenario == "calm":
-        outcome = run(pipeline.calm(settings, SEED, source=source))
+        outcome = run(fleet.calm(settings, SEED, source=source))
     elif bug.scenario == "interrupted":
-        outcome = run(pipeline.interrupted(settings, SEED, source=source))
+        outcome = run(fleet.interrupted(settings, SEED, source=source))
     else:
-        outcome = run(pipeline.dying(settings, SEED, rounds=1, events=400, source=source))
+        outcome = run(fleet.dying(settings, SEED, rounds=1, events=400, source=source))
 
     assert outcome.differences != []
 
 
 def test_the_package_as_it_is_has_none_of_them(settings: Settings) -> None:
-    assert run(pipeline.calm(settings, SEED)).differences == []
+    assert run(fleet.calm(settings, SEED)).differences == []

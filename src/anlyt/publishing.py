@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections import deque
-from itertools import islice
+from itertools import count, islice
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import nats.errors
@@ -223,17 +223,31 @@ def read_ndjson(file: IO[bytes], *, subject: str, backfill: str | None, bytes_ma
 
     A single event gets `<id> <source>` as its Nats-Msg-Id. Raises UsageError for a line the server cannot take.
     """
-    for number, line in enumerate(file, start=1):
-        body = line.rstrip(b"\r\n")
-        if not body.strip():
-            continue
-        if len(body) > bytes_max:
-            raise UsageError(f"line {number} has {len(body)} bytes; this nats-server takes at most {bytes_max}")
+    for body in _read_lines(file, bytes_max):
         headers = {} if backfill is None else {"Anlyt-Backfill": backfill}
         known_by = _message_id(body)
         if known_by is not None:
             headers[MESSAGE_ID_HEADER] = known_by
         yield Outgoing(subject, body, headers)
+
+
+def _read_lines(file: IO[bytes], bytes_max: int) -> Iterator[bytes]:
+    """Lines that hold something, without their ends; never more than one of them in memory."""
+    for number in count(1):
+        try:
+            line = file.readline(bytes_max + 2)
+        except OSError as error:
+            raise UsageError(f"line {number} cannot be read: {error.strerror}") from None
+        if not line:
+            return
+        body = line.rstrip(b"\r\n")
+        if len(body) > bytes_max:
+            raise UsageError(
+                f"line {number} has more than {bytes_max:,} bytes, the most this nats-server takes; the lines before "
+                "it are published: shorten it and publish the file again, what is there already is counted once"
+            )
+        if body.strip():
+            yield body
 
 
 def _message_id(body: bytes) -> str | None:
@@ -251,8 +265,16 @@ def _message_id(body: bytes) -> str | None:
     return message_id(f"{event_id} {source}")
 
 
+def until_stopped(publications: Iterable[Publication], *, stop: asyncio.Event) -> Iterator[Publication]:
+    """Each publication at once; ends when `stop` is set, without the one it holds, which no tally has yet."""
+    for publication in publications:
+        if stop.is_set():
+            return
+        yield publication
+
+
 async def at_their_time(publications: Iterable[Publication], *, stop: asyncio.Event) -> AsyncIterator[Publication]:
-    """Each publication at its `publish_at`; ends when `stop` is set."""
+    """Each publication at its `publish_at`; ends when `stop` is set, without the one that waited."""
     for publication in publications:
         ahead_us = publication.publish_at - time.time_ns() // 1000
         while ahead_us > PACE_SLACK_US and not stop.is_set():

@@ -1,7 +1,8 @@
 """Seeded A2P traffic: what a gateway, a router and a billing service would publish, with all their bad habits.
 
-In: a Traffic record. Out: an iterator of Publication in the order of `publish_at`, and a Tally of what was made, exact
-at every moment of the iteration. Pure: no clock, no I/O; the same Traffic gives the same bytes.
+In: a Traffic record. Out: an iterator of Publication in the order of `publish_at`, and a Tally of what was made: a
+message is in it once the next one is asked for, so that whoever stops may leave the last one out. Pure: no clock, no
+I/O; the same Traffic gives the same bytes.
 Time is cut into slices. Each slice first submits its messages, which put the events of their whole lives into the queue
 (`_Run.queue`, one list a slice); nothing later can add to the slice, so its list is sorted and published.
 With `history` the traffic lies before `start` and carries the backfill header; else it begins at `start`.
@@ -156,7 +157,7 @@ class Publication(Outgoing, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Tally:
-    """What has been handed out so far; the tables must agree with it."""
+    """What was taken so far; the tables must agree with it."""
 
     events: int = 0  # distinct ones that count
     duplicates: int = 0
@@ -181,7 +182,7 @@ def bodies(traffic: Traffic) -> list[bytes]:
 
 
 def simulate(traffic: Traffic, tally: Tally | None = None) -> Iterator[Publication]:
-    """Every message of the traffic, in the order of publication; `tally` is kept up as they are handed out."""
+    """Every message of the traffic, in the order of publication; each is in `tally` once the next is asked for."""
     run = _begin(traffic, Tally() if tally is None else tally)
     for start in range(run.begin, run.end, run.slice_us):
         _submit_slice(run, start)
@@ -472,7 +473,7 @@ def _spoil(run: _Run, due: int) -> _Event:
 
 
 def _pack(run: _Run, events: list[_Event]) -> Iterator[Publication]:
-    """Events in the order they are due, as single messages and batches; each is in the tally when it is handed out."""
+    """Events in the order they are due, as single messages and batches."""
     share = run.traffic.batches
     starts_batch = share / (share + (1 - share) * BATCH_EVENTS_MAX / 2)  # of messages; then `share` of events result
     at = 0
@@ -482,10 +483,10 @@ def _pack(run: _Run, events: list[_Event]) -> Iterator[Publication]:
             size = _batch_size(events, at, size_max=2 + int(run.random() * (BATCH_EVENTS_MAX - 1)))
         taken = events[at : at + size]
         at += size
+        yield _batch(run, taken) if size > 1 else _single(run, taken[0])
         for event in taken:
             _count(run.tally, event)
         run.tally.messages += 1
-        yield _batch(run, taken) if size > 1 else _single(run, taken[0])
 
 
 def _batch_size(events: list[_Event], at: int, *, size_max: int) -> int:

@@ -5,15 +5,36 @@ In: settings and what to publish. Out: everything acknowledged by JetStream, or 
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING
+from datetime import timedelta
+from typing import IO, TYPE_CHECKING, Final
 
 from anlyt import jetstream, publishing, simulate
+from anlyt.errors import UsageError
+from anlyt.events import BACKFILL_NAME_CHARS_MAX, CLOCK_MARGIN_US, DEDUPE_WINDOW_US
 from anlyt.terminal import progress
 
 if TYPE_CHECKING:
     import asyncio
 
     from anlyt.settings import Settings
+
+HOUR: Final = timedelta(hours=1)
+FAST_MAX: Final = (
+    timedelta(microseconds=DEDUPE_WINDOW_US - CLOCK_MARGIN_US) - HOUR * 3 / 4
+)  # 47 h; it is published in less
+
+
+def check_times(duration: timedelta | None, history: timedelta | None, *, fast: bool) -> None:
+    """Raise UsageError for times that do not go together, or that would make good events stale."""
+    if history is not None and (fast or duration is not None):
+        raise UsageError("--history is past traffic, published at once: it takes neither --duration nor --fast")
+    if fast and duration is None:
+        raise UsageError("--fast needs --duration: how much traffic to publish at once")
+    if fast and duration is not None and duration > FAST_MAX:
+        raise UsageError(
+            f"--fast takes a --duration of at most {FAST_MAX // HOUR} h, because older events are stale; for more, "
+            "publish a backfill: --history"
+        )
 
 
 async def publish(
@@ -35,21 +56,24 @@ async def publish(
 
             publications = simulate.simulate(wanted, tally)
             if paced:
-                await publishing.publish_each(
-                    nc, publishing.at_their_time(publications, stop=stop), on_progress=on_progress
-                )
+                at_their_time = publishing.at_their_time(publications, stop=stop)
+                await publishing.publish_each(nc, at_their_time, on_progress=on_progress)
             else:
-                await publishing.publish_fast(nc, publications, on_progress=on_progress)
+                at_once = publishing.until_stopped(publications, stop=stop)
+                await publishing.publish_fast(nc, at_once, on_progress=on_progress)
     finally:
         await nc.close()
 
 
 async def publish_file(settings: Settings, file: IO[bytes], *, backfill: str | None) -> publishing.Published:
-    """Publish NDJSON. Raises UsageError that names the line the server cannot take."""
+    """Publish NDJSON. Raises UsageError that names the line the server cannot take, or an odd name of a backfill."""
+    if backfill is not None and not (0 < len(backfill) <= BACKFILL_NAME_CHARS_MAX and backfill.isprintable()):
+        raise UsageError(f"--backfill takes a printable name of at most {BACKFILL_NAME_CHARS_MAX} characters")
     nc = await _open(settings)
     try:
         subject = settings.subjects.removesuffix(">") + "published"
-        messages = publishing.read_ndjson(file, subject=subject, backfill=backfill, bytes_max=nc.max_payload)
+        bytes_max = nc.max_payload - publishing.HEADERS_BYTES_MAX
+        messages = publishing.read_ndjson(file, subject=subject, backfill=backfill, bytes_max=bytes_max)
         with progress("publishing", unit="messages") as advance:
             return await publishing.publish_fast(
                 nc, messages, on_progress=lambda done: advance(done.stored + done.known)

@@ -7,7 +7,6 @@ that --help answers at once.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
 import typer
 from typer.exceptions import TyperException
 
-from anlyt import settings as settings_module
 from anlyt.errors import AnlytError, ConfigurationError, DifferenceFound, UsageError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from anlyt.queries import ReportName
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 INTERRUPTED_EXIT_CODE: Final = 130
+SEQUENCE_MAX: Final = 2**63 - 1
+INDEX_MAX: Final = 2**31 - 1
+EXPIRES_MAX: Final = timedelta(days=36_500)
 API_SESSIONS_MAX: Final = 10
 _NOT_MIGRATED: Final = frozenset({"3F000", "42P01", "42703", "42883"})  # no such schema, table, column, function
 API_STATEMENT_TIMEOUT_S: Final = 5.0
@@ -56,6 +58,10 @@ for _name, _group in (
 ):
     app.add_typer(_group, name=_name)
 
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve Prometheus metrics on ANLYT_HTTP_HOST at this port; 0: any free one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -138,6 +144,7 @@ def configure(
 
 
 def _settings(ctx: typer.Context, **flags: object) -> Settings:
+    from anlyt import settings as settings_module
     from anlyt import telemetry
 
     settings = settings_module.load(ctx.obj | flags)
@@ -168,6 +175,7 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
 
 def _run_until_stopped(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run until SIGTERM or SIGINT sets the event; a second signal ends the process at once."""
+    import asyncio
 
     async def guarded() -> None:
         stop = asyncio.Event()
@@ -201,6 +209,7 @@ def up(
     ctx: typer.Context,
     *,
     demo: Annotated[bool, typer.Option("--demo", help="Sample history and live simulated traffic.")] = False,
+    as_json: Json = False,
 ) -> None:
     """All roles in one process tree; embedded servers for every address that is not set.
 
@@ -209,7 +218,9 @@ def up(
     from anlyt import up as up_module
 
     settings = _settings(ctx)
-    _run_until_stopped(lambda stop: up_module.run(settings, demo=demo, flags=_passed_on(ctx), stop=stop))
+    _run_until_stopped(
+        lambda stop: up_module.run(settings, demo=demo, as_json=as_json, flags=_passed_on(ctx), stop=stop)
+    )
 
 
 def _passed_on(ctx: typer.Context) -> list[str]:
@@ -231,6 +242,8 @@ def migrate(
     from anlyt import postgres
     from anlyt import up as up_module
 
+    if sql and as_json:
+        raise UsageError("--sql prints a script; it takes no --json")
     if sql:
         typer.echo(postgres.migration_script())
         return
@@ -248,6 +261,8 @@ def worker(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Exit 0 when the stream's present end has been counted.")
     ] = False,
+    metrics_port: MetricsPort = None,
+    as_json: Json = False,
 ) -> None:
     """Consume: count the stream into PostgreSQL. Any number may run, on any machine.
 
@@ -260,9 +275,18 @@ def worker(
     settings = _connected(ctx)
     telemetry = Telemetry()
     crash = CrashPoints.parse(settings.crash_points)
-    _run_until_stopped(
-        lambda stop: worker_module.run(settings, telemetry=telemetry, crash=crash, stop=stop, until_idle=until_idle)
-    )
+    with telemetry.served(host=settings.http_host, port=metrics_port):
+        _run_until_stopped(
+            lambda stop: worker_module.run(settings, telemetry=telemetry, crash=crash, stop=stop, until_idle=until_idle)
+        )
+    made = telemetry.totals()
+    if as_json:
+        _print_json(made)
+    elif until_idle:
+        _say(
+            f"counted {made['counted']:,} events; ignored {made['duplicate']:,} duplicates and {made['ignored']:,} "
+            f"of ignored types; kept {made['dead_letter']:,} dead letters"
+        )
 
 
 @app.command()
@@ -370,7 +394,7 @@ def jobs_run(
 
 
 @jobs_app.command("loop")
-def jobs_loop(ctx: typer.Context) -> None:
+def jobs_loop(ctx: typer.Context, *, metrics_port: MetricsPort = None) -> None:
     """Run every job when it is due. Any number of loops may run; one runs a job at a time."""
     from anlyt import jobs
     from anlyt.crash import CrashPoints
@@ -378,7 +402,9 @@ def jobs_loop(ctx: typer.Context) -> None:
 
     settings = _connected(ctx)
     crash = CrashPoints.parse(settings.crash_points)
-    _run_until_stopped(lambda stop: jobs.run_loop(_url(settings), telemetry=Telemetry(), crash=crash, stop=stop))
+    telemetry = Telemetry()
+    with telemetry.served(host=settings.http_host, port=metrics_port):
+        _run_until_stopped(lambda stop: jobs.run_loop(_url(settings), telemetry=telemetry, crash=crash, stop=stop))
 
 
 # -------------------------------------------------------------------------------------------------------------- events
@@ -424,7 +450,7 @@ def events_simulate(  # noqa: PLR0913 - one option a property of the traffic
     duplicates: Annotated[float, typer.Option(help="Share of events published again.")] = 0.02,
     bad: Annotated[float, typer.Option(help="Share of events that cannot be counted.")] = 0.002,
     fast: Annotated[bool, typer.Option("--fast", help="With --duration: at once, as traffic that just ended.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     as_json: Json = False,
 ) -> None:
     """Seeded, realistic traffic into the stream.
@@ -435,8 +461,7 @@ def events_simulate(  # noqa: PLR0913 - one option a property of the traffic
 
     settings = _connected(ctx)
     lasts, past = _duration("duration", duration), _duration("history", history)
-    if fast and lasts is None:
-        raise UsageError("--fast needs --duration: how much traffic to publish at once")
+    traffic.check_times(lasts, past, fast=fast)
     now = datetime.now(UTC)
     wanted = simulate.Traffic(
         start=now - lasts if fast and lasts is not None else now,
@@ -460,14 +485,16 @@ def events_simulate(  # noqa: PLR0913 - one option a property of the traffic
     }
     if as_json:
         _print_json(made)
-    else:
+    elif not quiet:
         bad_made = sum(tally.bad.values())
         _say(f"published {tally.events:,} events, {tally.duplicates:,} of them again, and {bad_made:,} bad ones")
 
 
 def _duration(name: str, text: str | None) -> timedelta | None:
+    from anlyt.settings import parse_duration
+
     try:
-        return None if text is None else settings_module.parse_duration(text)
+        return None if text is None else parse_duration(text)
     except ValueError as error:
         raise UsageError(f"--{name} {error}, not {text!r}") from None
 
@@ -498,8 +525,8 @@ def letters_list(
 @letters_app.command("show")
 def letters_show(
     ctx: typer.Context,
-    sequence: Annotated[int, typer.Argument(help="Sequence of the message in the stream.")],
-    index: Annotated[int, typer.Argument(help="Place in its batch.")] = 0,
+    sequence: Annotated[int, typer.Argument(min=1, max=SEQUENCE_MAX, help="Sequence of the message in the stream.")],
+    index: Annotated[int, typer.Argument(min=0, max=INDEX_MAX, help="Place in its batch.")] = 0,
     *,
     as_json: Json = False,
 ) -> None:
@@ -623,6 +650,8 @@ def keys_create(  # noqa: PLR0913 - one option a property of the key
     settings = _connected(ctx)
     grant = make_grant(scope.upper(), ids or [], permission or ["metrics:read"])
     lasts = _duration("expires", expires)
+    if lasts is not None and not timedelta(0) < lasts <= EXPIRES_MAX:
+        raise UsageError(f"--expires must be more than 0s and at most {EXPIRES_MAX.days}d, not {expires!r}")
     expires_at = None if lasts is None else datetime.now(UTC) + lasts
 
     async def create() -> keys.NewKey:
@@ -659,7 +688,10 @@ def keys_list(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(
-    ctx: typer.Context, key_id: Annotated[str, typer.Argument(help="Its id, as keys list shows it.")]
+    ctx: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="Its id, as keys list shows it.")],
+    *,
+    as_json: Json = False,
 ) -> None:
     """Revoke a key, at once and for ever."""
     from anlyt import keys
@@ -671,7 +703,11 @@ def keys_revoke(
         async with session(_url(settings), application="anlyt-keys") as conn:
             return await keys.revoke_key(conn, key_id)
 
-    _say(f"key {key_id} was revoked at {_run(revoke()):%Y-%m-%d %H:%M:%S} UTC")
+    revoked_at = _run(revoke())
+    if as_json:
+        _print_json({"key_id": key_id, "revoked_at": revoked_at})
+    else:
+        _say(f"key {key_id} was revoked at {revoked_at:%Y-%m-%d %H:%M:%S} UTC")
 
 
 # --------------------------------------------------------------------------------------------------------------- query
@@ -697,6 +733,8 @@ def _query_command(name: ReportName, what: str) -> None:
     ) -> None:
         from anlyt import query as query_module
 
+        if as_json and as_csv:
+            raise UsageError("take one of --json and --csv")
         settings = _connected(ctx)
         given = {"scope": scope, "from": start, "to": end, "limit": str(limit), "cursor": cursor}
         pairs = [(parameter, value) for parameter, value in given.items() if value is not None]

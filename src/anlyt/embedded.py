@@ -83,6 +83,11 @@ class EmbeddedPostgres:
         """The postmaster's process id."""
         return self._keeper.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it runs; kill() and start() bring back one that ended by itself."""
+        return self._keeper.running
+
     async def start(self) -> None:
         """Lock the directory, stop a leftover, make the cluster if there is none, start, make role and database."""
         keeper = self._keeper
@@ -186,6 +191,11 @@ class EmbeddedNats:
     def pid(self) -> int:
         """The server's process id."""
         return self._keeper.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs; kill() and start() bring back one that ended by itself."""
+        return self._keeper.running
 
     async def start(self) -> None:
         """Lock the directory, stop a leftover, write the configuration, start."""

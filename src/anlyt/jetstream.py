@@ -122,7 +122,7 @@ class _Client(Client):
 
 
 async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
-    """A connection that reconnects by itself for ever. Raises StreamUnavailable when no server of `url` takes it now."""
+    """A connection that reconnects by itself for ever. Raises StreamUnavailable when no server takes it at first."""
     servers = url.split(",")
     attempts, connected = 0, False
 
@@ -160,8 +160,9 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
 
 def _unreachable(url: str, error: Exception) -> StreamUnavailable:
     cause = str(error) or type(error).__name__
+    at = _without_secret(url)
     return StreamUnavailable(
-        f"NATS at {_without_secret(url)} cannot be reached: {cause}; check ANLYT_NATS_URL and that the server is running"
+        f"NATS at {at} cannot be reached: {cause}; check ANLYT_NATS_URL and that the server is running"
     )
 
 

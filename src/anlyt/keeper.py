@@ -131,6 +131,11 @@ class Keeper:
         assert self._process is not None, "the server has been started"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the child process is there."""
+        return self._process is not None and self._process.poll() is None
+
     async def open(self) -> None:
         """Own the directory: choose the user, find the program, lock, read the port."""
         assert self._process is None, "the server is not running"

@@ -87,7 +87,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = No
     if path:
         given |= _read_file(Path(str(path)))
     given |= _read_environment(environment)
-    given |= {name: value for name, value in flags.items() if value is not None and name != "config"}
+    given |= _read_flags(flags)
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -114,6 +114,14 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
             raise ConfigurationError(f"{variable} is not a setting of anlyt; {_nearest(variable, list(known))}")
         if value != "":
             found[known[variable]] = value
+    return found
+
+
+def _read_flags(flags: Mapping[str, object]) -> dict[str, object]:
+    found = {name: value for name, value in flags.items() if value is not None and name != "config"}
+    for name in found:
+        if name not in Settings.model_fields:
+            raise ConfigurationError(f"{name} is not a setting of anlyt; {_nearest(name, list(Settings.model_fields))}")
     return found
 
 

@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter as Tally
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, assert_never
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, assert_never, cast
 
 import structlog
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from anlyt.errors import ConfigurationError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Sized
+    from collections.abc import Generator, Mapping, Sequence, Sized
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -32,6 +35,8 @@ UNTYPED: Final = "other"  # type label of what never became an event: dead lette
 _MICROSECONDS: Final = 1_000_000
 _HTTP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BATCH_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+log = structlog.get_logger("anlyt.telemetry")
 
 
 class Metric(Struct, frozen=True):
@@ -75,6 +80,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 LOG_EVENTS: Final[Mapping[str, str]] = {
     "api-listening": "The API takes requests at `url`.",
     "api-stopped": "The API has answered what it had taken on and closed.",
+    "metrics-listening": "A worker or a job loop serves its metrics at `url`.",
     "http-answered": "One request: method, route, status, seconds, and the public id of the key.",
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
     "stream-made": "The JetStream stream was missing and has been created.",
@@ -90,6 +96,8 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "job-failed": "A periodic job failed; it is tried again when it is due.",
     "jobs-wait": "The jobs cannot be looked up at the moment; tried again soon.",
     "role-ended": "A process of `anlyt up` ended by itself; it is started again.",
+    "server-ended": "An embedded server of `anlyt up` ended by itself; it is started again.",
+    "server-failed": "An embedded server did not start again; tried again in a moment.",
     "embedded_leftover_stopped": "A server of ours outlived its parent and was stopped, so that it can start anew.",
     "embedded_user_made": "A system user was made for the embedded servers, because they do not run as root.",
     "embedded_program_copied": "Programs were copied to where the embedded servers' user can reach them.",
@@ -183,6 +191,39 @@ class Telemetry:
     def runway(self, table: str, *, seconds: float) -> None:
         """Partitions of a table reach this far ahead."""
         self._runway.labels(table).set(seconds)
+
+    def totals(self) -> dict[Outcome, int]:
+        """Events of this process by what became of them."""
+        totals: dict[Outcome, int] = {"counted": 0, "duplicate": 0, "dead_letter": 0, "ignored": 0}
+        for sample in (sample for metric in self._events.collect() for sample in metric.samples):
+            outcome = cast("Outcome", sample.labels["outcome"])
+            if sample.name == "anlyt_events_total":
+                totals[outcome] += int(sample.value)
+        return totals
+
+    @contextmanager
+    def served(self, *, host: str, port: int | None) -> Generator[None]:
+        """Serve the metrics over HTTP while the block runs, unless `port` is None; 0 takes a free one.
+
+        Raises ConfigurationError when the address cannot be listened on.
+        """
+        if port is None:
+            yield
+            return
+        try:
+            server, thread = start_http_server(port, addr=host, registry=self.registry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the metrics cannot be served on {host}:{port}: {error.strerror}; stop what listens there, or take "
+                "another --metrics-port (0 takes a free one)"
+            ) from None
+        log.info("metrics-listening", url=f"http://{host}:{server.server_port}/metrics")
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format (METRICS_CONTENT_TYPE)."""

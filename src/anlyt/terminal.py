@@ -48,6 +48,8 @@ def _cell(value: object) -> str:
             return value.strftime("%Y-%m-%d %H:%M:%S" if value.second else "%Y-%m-%d %H:%M")
         case float():
             return f"{value:.4f}"
+        case list():
+            return ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - any list
         case dict():
             return " ".join(f"{name}={item}" for name, item in value.items())  # pyright: ignore[reportUnknownVariableType] - any mapping
         case _:

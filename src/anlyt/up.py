@@ -23,17 +23,23 @@ from pydantic import SecretStr
 
 from anlyt import demo as demo_module
 from anlyt import jetstream, jobs, keys, postgres
-from anlyt.access import make_grant
+from anlyt.access import make_grant, read_key
 from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
-from anlyt.errors import ConfigurationError
+from anlyt.errors import AnlytError, ConfigurationError
 from anlyt.keeper import dying_with_parent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from anlyt.access import Grant
     from anlyt.settings import Settings
 
+    Server = EmbeddedPostgres | EmbeddedNats
+
 RESTART_DELAY_S: Final = 1.0
+SERVER_LOOK_S: Final = 0.5  # how often the embedded servers are looked at
+ROLES_LOG_LEVEL: Final = "warning"  # of the roles, unless ANLYT_LOG_LEVEL says something else
 STOP_LIMIT_S: Final = 15.0
 SERVERS_FILE: Final = "servers.json"
 KEYS_FILE: Final = "keys.json"
@@ -91,12 +97,8 @@ async def prepare(settings: Settings) -> list[str]:
     assert settings.nats_url is not None
     url = settings.database_url.get_secret_value()
     applied = await postgres.migrate(url)
-    conn = await postgres.connect(url, application="anlyt-migrate")
-    try:
-        with postgres.unavailable():
-            await postgres.ensure_partitions(conn, jobs.months_ahead(datetime.now(UTC)))
-    finally:
-        conn.terminate()
+    async with postgres.session(url, application="anlyt-migrate") as conn:
+        await postgres.ensure_partitions(conn, jobs.months_ahead(datetime.now(UTC)))
     nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-migrate")
     try:
         await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
@@ -105,22 +107,18 @@ async def prepare(settings: Settings) -> list[str]:
     return applied
 
 
-async def _ready_keys(settings: Settings, grants: dict[str, tuple[str, list[str], list[str]]]) -> dict[str, str]:
-    """Keys by name, kept with the embedded data so that a second start prints the same ones."""
+async def _ready_keys(settings: Settings, grants: Mapping[str, Grant]) -> dict[str, str]:
+    """Keys by name, kept with the embedded data so that a second start prints the same ones while they are valid."""
+    assert settings.database_url is not None
     path = settings.data_dir / KEYS_FILE
     kept: dict[str, str] = {}
     with suppress(OSError, msgspec.DecodeError):
         kept = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    assert settings.database_url is not None
-    conn = await postgres.connect(settings.database_url.get_secret_value(), application="anlyt-up")
-    try:
-        with postgres.unavailable():
-            for name, (scope, ids, permissions) in grants.items():
-                if name not in kept:
-                    made = await keys.create_key(conn, make_grant(scope, ids, permissions), name=name)
-                    kept[name] = made.key
-    finally:
-        conn.terminate()
+    async with postgres.session(settings.database_url.get_secret_value(), application="anlyt-up") as conn:
+        for name, grant in grants.items():
+            presented = read_key(kept.get(name, ""))
+            if presented is None or await keys.find_grant(conn, presented, now=datetime.now(UTC)) != grant:
+                kept[name] = (await keys.create_key(conn, grant, name=name)).key
     write_private(path, msgspec.json.encode(kept))
     return {name: kept[name] for name in grants}
 
@@ -128,65 +126,78 @@ async def _ready_keys(settings: Settings, grants: dict[str, tuple[str, list[str]
 # ------------------------------------------------------------------------------------------------------------ running
 
 
-async def run(settings: Settings, *, demo: bool, flags: list[str], stop: asyncio.Event) -> None:
+async def run(settings: Settings, *, demo: bool, as_json: bool, flags: list[str], stop: asyncio.Event) -> None:
     """Start everything, print how to reach it, and keep it running until `stop`; then stop it in reverse order."""
     port = _check_port(settings)
     embedded = settings.database_url is None or settings.nats_url is None
     async with AsyncExitStack() as stack:
-        settings = await _start_servers(settings, stack)
+        settings, servers = await _start_servers(settings, stack)
         await prepare(settings)
         environment = _environment(settings, port)
         roles = [["api"], ["jobs", "loop"], *[["worker"]] * _workers(settings)]
-        tasks = [asyncio.create_task(_keep_running([*flags, *role], environment, stop)) for role in roles]
+        tasks = [asyncio.create_task(_keep_serving(server, stop)) for server in servers]
+        tasks += [asyncio.create_task(_keep_running([*flags, *role], environment, stop)) for role in roles]
         stack.push_async_callback(_join, tasks, stop)
-        story = demo_module.story(settings)
-        if demo and not stop.is_set():
-            await demo_module.load_history(settings, story, stop=stop)
-        grants: dict[str, tuple[str, list[str], list[str]]] = {
-            "platform": ("PLATFORM", [], ["metrics:read", "events:write", "admin"])
-        }
+        grants = {"platform": make_grant("PLATFORM", [], ["metrics:read", "events:write", "admin"])}
         if demo:
+            story = demo_module.story(settings)
             grants |= demo_module.grants(story)
-        ready = await _ready_keys(settings, grants) if embedded else {}
-        _say_ready(f"http://{settings.http_host}:{port}", ready)
-        if demo:
-            tasks.append(asyncio.create_task(_keep_running([*flags, *demo_module.LIVE], environment, stop)))
+            await demo_module.load_history(settings, story, stop=stop)
+        if not stop.is_set():
+            _say_ready(_url(settings.http_host, port), await _ready_keys(settings, grants) if embedded else {}, as_json)
+            if demo:
+                tasks.append(asyncio.create_task(_keep_running([*flags, *demo_module.LIVE], environment, stop)))
         await stop.wait()
         _say("stopping")
 
 
-async def _start_servers(settings: Settings, stack: AsyncExitStack) -> Settings:
-    if settings.database_url is not None and settings.nats_url is not None:
-        return settings
+async def _start_servers(settings: Settings, stack: AsyncExitStack) -> tuple[Settings, list[Server]]:
     data_dir = settings.data_dir.absolute()
+    servers: list[Server] = []
+    found: dict[str, SecretStr] = {}
     if settings.database_url is None:
         _say(f"starting PostgreSQL in {data_dir / 'postgres'}")
-        database = await stack.enter_async_context(EmbeddedPostgres(data_dir / "postgres"))
-        settings = settings.model_copy(update={"database_url": SecretStr(database.url)})
+        servers.append(await stack.enter_async_context(EmbeddedPostgres(data_dir / "postgres")))
+        found["database_url"] = SecretStr(servers[-1].url)
     if settings.nats_url is None:
         _say(f"starting nats-server in {data_dir / 'nats'}")
-        nats = await stack.enter_async_context(EmbeddedNats(data_dir / "nats"))
-        settings = settings.model_copy(update={"nats_url": SecretStr(nats.url)})
-    assert settings.database_url is not None
-    assert settings.nats_url is not None
-    servers = Servers(os.getpid(), settings.database_url.get_secret_value(), settings.nats_url.get_secret_value())
-    write_private(data_dir / SERVERS_FILE, msgspec.json.encode(servers))
-    stack.callback((data_dir / SERVERS_FILE).unlink, missing_ok=True)
-    return settings
+        servers.append(await stack.enter_async_context(EmbeddedNats(data_dir / "nats")))
+        found["nats_url"] = SecretStr(servers[-1].url)
+    settings = settings.model_copy(update=found)
+    if servers:
+        assert settings.database_url is not None
+        assert settings.nats_url is not None
+        mine = Servers(os.getpid(), settings.database_url.get_secret_value(), settings.nats_url.get_secret_value())
+        write_private(data_dir / SERVERS_FILE, msgspec.json.encode(mine))
+        stack.callback((data_dir / SERVERS_FILE).unlink, missing_ok=True)
+    return settings, servers
 
 
 def _check_port(settings: Settings) -> int:
     """The port of the API, free now. Raises ConfigurationError when somebody else has it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.http_host, settings.http_port))
-        except OSError as error:
+    host, port = settings.http_host, settings.http_port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        found = running_servers(settings.data_dir)
+        if found is not None:
+            where = settings.data_dir.absolute()
             raise ConfigurationError(
-                f"the API cannot listen on {settings.http_host}:{settings.http_port}: {error.strerror}; "
-                "set ANLYT_HTTP_PORT to another port, or to 0 for any free one"
+                f"anlyt up runs already, as process {found.pid}, with the data in {where}; stop it, or set "
+                "ANLYT_DATA_DIR and ANLYT_HTTP_PORT for a second one"
             ) from None
-        return int(probe.getsockname()[1])
+        raise ConfigurationError(
+            f"the API cannot listen on {host}:{port}: {error.strerror}; stop what listens there, or set "
+            "ANLYT_HTTP_HOST and ANLYT_HTTP_PORT (0 takes a free port)"
+        ) from None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _workers(settings: Settings) -> int:
@@ -200,6 +211,7 @@ def _environment(settings: Settings, port: int) -> dict[str, str]:
         "ANLYT_DATABASE_URL": settings.database_url.get_secret_value(),
         "ANLYT_NATS_URL": settings.nats_url.get_secret_value(),
         "ANLYT_HTTP_PORT": str(port),
+        "ANLYT_LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else ROLES_LOG_LEVEL,
     }
 
 
@@ -235,20 +247,42 @@ async def _keep_running(arguments: list[str], environment: dict[str, str], stop:
                     await stop.wait()
 
 
+async def _keep_serving(server: Server, stop: asyncio.Event) -> None:
+    """Start an embedded server again when it ended by itself; its data and its address stay."""
+    while not stop.is_set():
+        if not server.running:
+            log.error("server-ended", server=type(server).__name__)
+            server.kill()  # only what is left of it
+            try:
+                await server.start()
+            except AnlytError as error:
+                log.error("server-failed", server=type(server).__name__, cause=str(error))  # noqa: TRY400 - expected
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SERVER_LOOK_S):
+                await stop.wait()
+
+
 async def _join(tasks: list[asyncio.Task[None]], stop: asyncio.Event) -> None:
     stop.set()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the talk of the command
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
-def _say_ready(address: str, ready: dict[str, str]) -> None:
-    lines = ["", f"anlyt is ready: {address}"]
-    if ready:
-        lines += ["", "keys:"] + [f"  {name:<10} {key}" for name, key in ready.items()]
-        first = next(iter(ready.values()))
-        lines += ["", "try:", f"  curl -H 'Authorization: Bearer {first}' '{address}/v1/metrics/hourly?scope=PLATFORM'"]
-    lines += ["", "Ctrl-C stops everything; the data stays."]
-    print("\n".join(lines), flush=True)  # noqa: T201 - the answer of the command
+def _say_ready(address: str, ready: dict[str, str], as_json: bool) -> None:  # noqa: FBT001 - private
+    if as_json:
+        text = msgspec.json.encode({"address": address, "keys": ready}).decode()
+    else:
+        lines = ["", f"anlyt is ready: {address}", ""]
+        if ready:
+            example = f"curl -H 'Authorization: Bearer {next(iter(ready.values()))}'"
+            lines += ["keys:", *(f"  {name:<10} {key}" for name, key in ready.items())]
+            lines += ["", "try:", f"  {example} '{address}/v1/metrics/hourly?scope=PLATFORM'"]
+        else:
+            lines += ["make a key: anlyt keys create --scope PLATFORM"]
+        text = "\n".join([*lines, "", "Ctrl-C stops everything; the data stays."])
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fleet
 import oracle
 import pipeline
 from anlyt import cli, reconcile
@@ -174,7 +175,7 @@ def test_a_row_that_is_missing_on_one_side_counts_as_zeros(
 
 
 def test_what_is_counted_meanwhile_is_never_half_seen(settings: Settings) -> None:
-    bodies = [pipeline.Copy(body, body, {}) for body in oracle.generate(13, 600, datetime.now(UTC))]
+    bodies = pipeline.copies_of(random.Random(13), oracle.generate(13, 600, datetime.now(UTC)), most=1)
 
     async def scenario() -> None:
         settings_small = settings.model_copy(update={"batch_events_max": 20})
@@ -300,7 +301,7 @@ def walk(plan: dict[str, Any]) -> Iterable[dict[str, Any]]:
 def test_the_command_says_ok_for_each_identity_or_shows_the_cells_and_exits_with_5(
     settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in pipeline.environment(settings).items():
+    for name, value in fleet.environment(settings).items():
         monkeypatch.setenv(name, value)
 
     async def spoil() -> None:

@@ -189,13 +189,18 @@ class DeadLetters(Struct, frozen=True):
     """Everything that could not be counted, whole.
 
     Identified by stream, sequence and index; published_at tells apart two messages that got the same sequence because
-    the stream was recreated or restored.
+    the stream was recreated or restored. A letter is never deleted: what it was and what became of it stay.
 
     Attributes:
         batch_index: place in the batch, 0 for a single event or a whole body
         published_at: JetStream time of the message
         detail: a sentence that names the field and the value
         body: the event's own bytes; for too_large and malformed bodies the whole body
+        resolution: 'counted'|'duplicate'|'ignored'|'discarded'; NULL while it is open
+        attempts: retries so far
+        attempted_at: time of the last one
+        retry_reason: why the last retry that failed did so; reason stays as it was
+        event_ids: what a retry counted from it, so that a copy that is retried later is known as one
     """
 
     stream: str
@@ -208,6 +213,13 @@ class DeadLetters(Struct, frozen=True):
     headers: str
     body: bytes
     recorded_at: datetime
+    resolution: str | None
+    resolved_at: datetime | None
+    attempts: int
+    attempted_at: datetime | None
+    retry_reason: str | None
+    retry_detail: str | None
+    event_ids: tuple[str, ...] | None
 
 
 class Backfills(Struct, frozen=True):

@@ -135,7 +135,8 @@ CREATE INDEX ix_anlyt_latency_unmerged ON anlyt.latency_histograms (hour_bucket,
 CREATE SEQUENCE anlyt.latency_segments AS BIGINT;
 
 -- Everything that could not be counted, whole. Identified by stream, sequence and index; published_at tells apart two
--- messages that got the same sequence because the stream was recreated or restored.
+-- messages that got the same sequence because the stream was recreated or restored. A letter is never deleted: what it
+-- was and what became of it stay.
 CREATE TABLE anlyt.dead_letters (
     stream TEXT NOT NULL,
     sequence BIGINT NOT NULL,
@@ -147,9 +148,18 @@ CREATE TABLE anlyt.dead_letters (
     headers JSON NOT NULL,
     body BYTEA NOT NULL, -- the event's own bytes; for too_large and malformed bodies the whole body
     recorded_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    resolution TEXT, -- 'counted'|'duplicate'|'ignored'|'discarded'; NULL while it is open
+    resolved_at TIMESTAMPTZ,
+    attempts INTEGER NOT NULL DEFAULT 0, -- retries so far
+    attempted_at TIMESTAMPTZ, -- time of the last one
+    retry_reason TEXT, -- why the last retry that failed did so; reason stays as it was
+    retry_detail TEXT,
+    event_ids TEXT[], -- what a retry counted from it, so that a copy that is retried later is known as one
     PRIMARY KEY (stream, sequence, batch_index, published_at)
 );
 CREATE INDEX ix_anlyt_dead_letters_recorded ON anlyt.dead_letters (recorded_at);
+CREATE INDEX ix_anlyt_dead_letters_open ON anlyt.dead_letters (recorded_at) WHERE resolution IS NULL;
+CREATE INDEX ix_anlyt_dead_letters_ids ON anlyt.dead_letters USING gin (event_ids);
 
 -- Backfills by name, because they may change final buckets.
 CREATE TABLE anlyt.backfills (

@@ -32,31 +32,30 @@ class FaultProxy:
         self._server = (host, port)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client's connection, from beginning to end."""
-        task = asyncio.current_task()
-        assert task is not None
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one client's connection."""
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End every connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection(*self._server)
         back = asyncio.create_task(_copy(server_reader, writer))
         try:
             await self._forward(reader, server_writer, server_reader, back)
-        except (OSError, asyncio.CancelledError):
-            pass  # one of the two has gone, or the proxy closes
+        except OSError:
+            pass  # one of the two has gone
         finally:
             back.cancel()
+            writer.transport.abort()
+            server_writer.transport.abort()
             await asyncio.gather(back, return_exceptions=True)
-            for each in (writer, server_writer):
-                each.close()
-                with suppress(OSError):
-                    await each.wait_closed()
-            self._tasks.discard(task)
-
-    async def close(self) -> None:
-        """End every connection."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _forward(
         self,

@@ -249,3 +249,26 @@ def test_workers_with_different_numbers_of_partitions_leave_nothing_uncounted(se
             await wait_until(all_owned, what="every slot is owned when the new worker has left")
 
     run(scenario())
+
+
+@pytest.mark.parametrize(("bodies", "headers"), [(130, None), (10, {"K": "v" * 30_000})], ids=["many", "large headers"])
+def test_letters_are_kept_in_transactions_of_bounded_size(
+    settings: Settings, bodies: int, headers: dict[str, str] | None
+) -> None:
+    """A small body can hold a thousand bad events, each a letter with all the headers: memory holds only so many."""
+
+    async def scenario() -> list[tuple[Any, ...]]:
+        async with pipeline.stream_of(settings) as nc:
+            for _ in range(bodies):
+                subject = settings.subjects.replace(">", "x")
+                await nc.jetstream().publish(subject, json.dumps([0] * 1000).encode(), headers=headers)
+            await pipeline.count(settings)
+        query = """
+            SELECT sum(n)::BIGINT, max(bytes) < 64 * 1048576, count(*) > 1
+            FROM (
+                SELECT count(*) AS n, sum(length(body) + length(headers::TEXT)) AS bytes
+                FROM anlyt.dead_letters GROUP BY recorded_at
+            ) AS transactions"""
+        return await fetch(settings, query)
+
+    assert run(scenario()) == [(1000 * bodies, True, True)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import secrets
 from collections import deque
@@ -37,7 +38,7 @@ SLOTS: Final = 1 << SLOT_BITS
 CONNECT_TIMEOUT_S: Final = 5
 REQUEST_TIMEOUT_S: Final = 5.0
 PULL_MESSAGES_MAX: Final = 5_000  # one pull request
-PULL_BYTES_MAX: Final = 16 * 1_048_576
+PULL_BYTES_MAX: Final = 8 * 1_048_576
 PULL_EXPIRES_S: Final = 5
 PULL_GRACE_S: Final = 5  # silence this long after a pull should have ended means the consumer is gone
 BUFFER_MESSAGES_MAX: Final = 20_000  # read and not yet taken, pulls in flight included
@@ -329,6 +330,11 @@ def published_subject(stored: str, subjects: str, *, slotted: bool) -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
+def headers_size(headers: dict[str, str] | None) -> int:
+    """About how many bytes the headers of a message take."""
+    return sum(map(len, headers)) + sum(map(len, headers.values())) if headers else 0
+
+
 class Reader:
     """Reads a stream (or one branch) in order from a sequence on. Opened with `open_reader`, closed with `close`.
 
@@ -346,7 +352,7 @@ class Reader:
         self._taken_seq = resume_after  # stream sequence up to which everything of this branch has been taken
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
-        self._buffer: deque[Msg] = deque()
+        self._buffer: deque[tuple[Msg, int]] = deque()  # with their sizes
         self._buffer_bytes = 0
         self._asked = 0  # messages asked for and not yet arrived
         self._consumer_seq = 0  # of the last message taken
@@ -379,7 +385,7 @@ class Reader:
     async def take(self, messages_max: int, *, bytes_max: int, wait_s: float) -> list[Message]:
         """The next messages in stream order, as soon as there is one; [] after `wait_s` without any.
 
-        At most `messages_max`, and no further one once their bodies have `bytes_max` bytes.
+        At most `messages_max`, and no further one once bodies and headers have `bytes_max` bytes.
         """
         await self._pull()
         if not self._buffer and self._broken is None:
@@ -394,9 +400,10 @@ class Reader:
         taken: list[Message] = []
         bytes_taken = 0
         while self._buffer and len(taken) < messages_max and bytes_taken < bytes_max:
-            message = self._message(self._buffer.popleft())
-            bytes_taken += len(message.body)
-            taken.append(message)
+            message, size = self._buffer.popleft()
+            self._buffer_bytes -= size
+            bytes_taken += size
+            taken.append(self._message(message))
         await self._pull()
         return taken
 
@@ -418,9 +425,8 @@ class Reader:
         """Keep pull requests open for as much as the buffer may still take."""
         bytes_max = max(PULL_BYTES_MAX, 2 * self._nc.max_payload)
         while self._asked + len(self._buffer) + PULL_MESSAGES_MAX <= BUFFER_MESSAGES_MAX:
-            if self._asked and self._buffer_bytes + bytes_max > BUFFER_BYTES_MAX:
-                return
-            if self._buffer_bytes > BUFFER_BYTES_MAX:
+            under_way = math.ceil(self._asked / PULL_MESSAGES_MAX) * bytes_max
+            if self._buffer_bytes + under_way + (bytes_max if under_way else 0) > BUFFER_BYTES_MAX:
                 return
             body = {"batch": PULL_MESSAGES_MAX, "expires": PULL_EXPIRES_S * 1_000_000_000, "max_bytes": bytes_max}
             if self._asked == 0:
@@ -437,8 +443,9 @@ class Reader:
             self._end_pull(msg.headers or {})
             return
         self._asked -= 1
-        self._buffer.append(msg)
-        self._buffer_bytes += len(msg.data)
+        size = len(msg.data) + headers_size(msg.headers)
+        self._buffer.append((msg, size))
+        self._buffer_bytes += size
         if not self._arrived.is_set():
             self._arrived.set()
 
@@ -466,7 +473,6 @@ class Reader:
             self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
         self._consumer_seq = consumer_seq
-        self._buffer_bytes -= len(msg.data)
         self._heard_at = asyncio.get_running_loop().time()
         self.server_pending = int(tokens[8])
         self._taken_seq = int(tokens[5])

@@ -22,8 +22,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anlyt import jetstream, store
+from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.errors import Retry, StreamUnavailable
 from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, rules_of, to_datetime
+from anlyt.jetstream import headers_size
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from anlyt.telemetry import Telemetry
 
 BATCH_BYTES_MAX: Final = 8 * 1_048_576
+BATCH_LETTERS_MAX: Final = 20_000  # no further message is decoded into a batch with so many letters,
+BATCH_LETTERS_BYTES_MAX: Final = 16 * 1_048_576  # or with such large ones: a small body can hold 1,000 of them
 DECODE_BYTES: Final = 131_072  # decoded before other tasks get a turn: about 1 ms
 TAKE_WAIT_S: Final = 0.2
 LINGER_S: Final = (
@@ -321,10 +325,11 @@ class Counter:
         self._days: set[int] = set()  # with partitions known to be there
         self._linger_until = 0.0
         self._head_at = 0.0
+        self._held: list[Message] = []  # taken, but too much for the batch before
 
     async def next_batch(self) -> store.Batch | None:
         """The next messages, decoded; the stream's head when nothing is left to read; None to ask again."""
-        messages = await self._reader.take(
+        messages = self._held or await self._reader.take(
             self._context.settings.batch_events_max, bytes_max=BATCH_BYTES_MAX, wait_s=TAKE_WAIT_S
         )
         if not messages:
@@ -336,8 +341,10 @@ class Counter:
             await asyncio.sleep(self._linger_until - now)
             self._linger_until = 0.0
         self._linger_until = self._clock() + LINGER_S
-        self._read_seq = messages[-1].sequence
-        return _batch(messages, await self._decode(messages))
+        decoded, count = await self._decode(messages)
+        self._held = messages[count:]
+        self._read_seq = messages[count - 1].sequence
+        return _batch(messages[:count], decoded)
 
     async def _head(self) -> store.Batch | None:
         """An empty batch that moves the position of an idle partition to the stream's head, once a second."""
@@ -356,17 +363,22 @@ class Counter:
         self._read_seq = head.last_seq
         return store.Batch([], nothing, head.last_seq, head.last_published, head.now)
 
-    async def _decode(self, messages: list[Message]) -> Decoded:
+    async def _decode(self, messages: list[Message]) -> tuple[Decoded, int]:
+        """What became of the messages, and how many of them are in it: fewer than all when there are many letters."""
         events: list[Event] = []
         letters: list[Letter] = []
-        ignored = 0
+        count = ignored = letters_bytes = 0
         for chunk in _chunks(messages):
             part = self._decode_chunk(chunk)
             events += part.events
             letters += part.letters
             ignored += part.ignored
+            count += len(chunk)
+            letters_bytes += sum(len(letter.body) + headers_size(letter.message.headers) for letter in part.letters)
+            if len(letters) >= BATCH_LETTERS_MAX or letters_bytes >= BATCH_LETTERS_BYTES_MAX:
+                break
             await asyncio.sleep(0)
-        return Decoded(events, letters, ignored)
+        return Decoded(events, letters, ignored), count
 
     def _decode_chunk(self, messages: list[Message], *, refuse_costs: bool = False) -> Decoded:
         decoded = self._decoder.decode(messages, refuse_costs=refuse_costs)
@@ -410,14 +422,16 @@ class Counter:
 
 
 def _chunks(messages: list[Message]) -> Iterator[list[Message]]:
-    """The messages in runs of about DECODE_BYTES."""
+    """The messages in runs of about DECODE_BYTES; the headers of a batch count for each letter it may come to."""
     begin = size = 0
     for index, message in enumerate(messages):
-        size += len(message.body)
+        copies = BATCH_BODY_EVENTS_MAX if message.body[:1] == b"[" else 1
+        size += len(message.body) + copies * headers_size(message.headers)
         if size >= DECODE_BYTES:
             yield messages[begin : index + 1]
             begin, size = index + 1, 0
-    yield messages[begin:]
+    if begin < len(messages):
+        yield messages[begin:]
 
 
 def _batch(messages: list[Message], decoded: Decoded) -> store.Batch:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 
 import pipeline
 from anlyt.events import Decoder, Message, Rules, to_instant
@@ -272,3 +274,37 @@ def test_letters_are_kept_in_transactions_of_bounded_size(
         return await fetch(settings, query)
 
     assert run(scenario()) == [(1000 * bodies, True, True)]
+
+
+def test_an_error_of_nats_server_ends_no_worker_for_good(settings: Settings) -> None:
+    """As when credentials expire: the server says so and closes; the client has to come back by itself."""
+    assert settings.nats_url is not None
+    url = urlsplit(settings.nats_url.get_secret_value())
+    to_clients: list[asyncio.StreamWriter] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_clients.append(writer)
+        server_reader, server_writer = await asyncio.open_connection(url.hostname, url.port)
+        with suppress(OSError):
+            await asyncio.gather(relay(reader, server_writer), relay(server_reader, writer))
+
+    async def scenario() -> int:
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as proxy, pipeline.stream_of(settings) as nc:
+            port = proxy.sockets[0].getsockname()[1]
+            through = SecretStr(url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}").geturl())
+            async with pipeline.counting(settings.model_copy(update={"nats_url": through})):
+                await nc.jetstream().publish(settings.subjects.replace(">", "x"), body())
+                await pipeline.all_counted(nc, settings)
+                to_clients[0].write(b"-ERR 'User Authentication Expired'\r\n")
+                to_clients[0].close()
+                await wait_until(lambda: len(to_clients) > 1, what="the worker connects again")
+                await nc.jetstream().publish(settings.subjects.replace(">", "x"), body())
+                await pipeline.all_counted(nc, settings)
+        return await total(settings)
+
+    assert run(scenario()) == 2

@@ -490,6 +490,31 @@ def test_staff_get_the_whole_status_and_tenants_the_freshness(database_url: str)
     run(story())
 
 
+def test_the_metrics_tell_what_the_database_knows_of_all_processes_and_no_more_when_it_is_gone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "METRICS_AGE_S", 0.0)
+
+    async def story() -> None:
+        async with service(database_url) as (client, conn):
+            await conn.execute(
+                "INSERT INTO anlyt.ingest_totals (stream, slot, counted_events, duplicate_events, dead_letter_events)"
+                " VALUES ('T', 0, 7, 2, 1), ('T', 1, 3, 0, 0), ('OTHER', 0, 100, 0, 0)"
+            )
+            await conn.execute("SELECT anlyt.ensure_partition('metrics_hourly', now())")
+            told = (await client.get("/metrics")).text
+            await conn.execute("ALTER TABLE anlyt.ingest_totals RENAME TO ingest_totals_away")
+            after = await client.get("/metrics")
+
+            assert 'anlyt_recorded_events{outcome="counted"} 10.0' in told
+            assert 'anlyt_recorded_events{outcome="duplicate"} 2.0' in told
+            assert 'anlyt_partition_runway_seconds{table="metrics_hourly"}' in told
+            assert after.status_code == 200
+            assert "anlyt_recorded_events{" not in after.text
+
+    run(story())
+
+
 def test_the_page_asks_nobody_else(database_url: str) -> None:
     async def story() -> None:
         async with service(database_url) as (client, _):

@@ -6,14 +6,17 @@ import io
 import json
 import logging
 import re
+import socket
 from pathlib import Path
 
+import httpx2
 import pytest
 import structlog
 from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from anlyt import telemetry
+from anlyt.errors import ConfigurationError
 from anlyt.telemetry import LOG_EVENTS, METRICS, Telemetry, configure_logs, guard_value
 
 
@@ -106,14 +109,45 @@ def test_requests_jobs_retries_partitions_are_counted() -> None:
     telemetry.retried("DatabaseUnavailable")
     telemetry.owned("01", owned=True)
     telemetry.owned("01", owned=False)
-    telemetry.runway("metrics_hourly", seconds=86_400.0)
 
     assert sample(telemetry, "anlyt_http_requests_total", route="/v1/status", status="200") == 1
     assert sample(telemetry, "anlyt_http_request_seconds_count", route="/v1/status") == 1
     assert sample(telemetry, "anlyt_job_runs_total", job="percentiles", outcome="ok") == 1
     assert sample(telemetry, "anlyt_retries_total", cause="DatabaseUnavailable") == 1
     assert sample(telemetry, "anlyt_partition_owned", partition="01") == 0
-    assert sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly") == 86_400
+
+
+def test_what_the_database_does_not_tell_any_more_is_not_exposed() -> None:
+    telemetry = Telemetry()
+    telemetry.recorded(complete_through_s=1.5, runways_s={"metrics_hourly": 86_400.0}, events={"duplicate": 3})
+    told = (
+        sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all"),
+        sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly"),
+        sample(telemetry, "anlyt_recorded_events", outcome="duplicate"),
+    )
+    telemetry.recorded(complete_through_s=None, runways_s={}, events={})
+
+    assert told == (1.5, 86_400.0, 3.0)
+    assert sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all") is None
+    assert sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly") is None
+    assert sample(telemetry, "anlyt_recorded_events", outcome="duplicate") is None
+
+
+def test_metrics_are_served_while_the_block_runs_and_a_taken_port_is_named() -> None:
+    telemetry = Telemetry()
+    telemetry.job_ran("purge", "ok")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        probe.listen()
+        with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port}: .*--metrics-port"):
+            telemetry.served(host="127.0.0.1", port=port).__enter__()
+    with telemetry.served(host="127.0.0.1", port=port):
+        text = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+
+    assert 'anlyt_job_runs_total{job="purge",outcome="ok"} 1.0' in text
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"http://127.0.0.1:{port}/metrics")
 
 
 def test_a_log_event_is_one_line_of_key_and_value() -> None:

@@ -8,6 +8,7 @@ route without a Grant has nothing to read with (I8).
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec reads the annotations of Service
 from contextlib import asynccontextmanager
@@ -18,10 +19,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
+from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
 from anlyt import access, intake, keys, openapi, reports, web
-from anlyt.errors import RequestError, StreamUnavailable
+from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
 ANSWER_LIMIT_S: Final = 8.0  # for a whole request; the pool's statements have a shorter limit of their own
 READY_LIMIT_S: Final = 1.5
+METRICS_AGE_S: Final = 5.0  # what /metrics tells from PostgreSQL is at most so old
 FIELDS_MAX: Final = 200  # parameters of one request
 BODIES_MAX: Final = 32  # read and judged at the same time, each up to BODY_BYTES_MAX
 PAGE_POLICY: Final = (
@@ -106,7 +109,7 @@ def build_app(
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
     _add(app, "/livez", _livez, operation_id="getLiveness", summary="Is the process alive?")
     _add(app, "/readyz", _readyz(service), operation_id="getReadiness", summary="Can it serve? 503 with the reason.")
-    _add(app, "/metrics", _metrics(telemetry), operation_id="getMetrics", summary="Metrics in Prometheus' text format.")
+    _add(app, "/metrics", _metrics(service), operation_id="getMetrics", summary="Metrics in Prometheus' text format.")
     _add(app, "/", _page(), include_in_schema=False)
     openapi.complete(app)
     return app
@@ -213,11 +216,32 @@ def _readyz(service: Service) -> Callable[[], Awaitable[Response]]:
     return readyz
 
 
-def _metrics(telemetry: Telemetry) -> Callable[[], Awaitable[Response]]:
+def _metrics(service: Service) -> Callable[[], Awaitable[Response]]:
+    """This process's metrics, and those that PostgreSQL knows for all, read at most every METRICS_AGE_S."""
+    read_at_s = -math.inf
+
     async def metrics() -> Response:
-        return Response(telemetry.render(), headers={"content-type": METRICS_CONTENT_TYPE})
+        nonlocal read_at_s
+        now_s = time.monotonic()
+        if now_s - read_at_s >= METRICS_AGE_S:
+            read_at_s = now_s
+            await _record(service)
+        return Response(service.telemetry.render(), headers={"content-type": METRICS_CONTENT_TYPE})
 
     return metrics
+
+
+async def _record(service: Service) -> None:
+    try:
+        with unavailable():
+            async with asyncio.timeout(READY_LIMIT_S), service.pool.acquire(timeout=READY_LIMIT_S) as conn:
+                totals = await reports.read_totals(conn, settings=service.settings)
+    except (DatabaseUnavailable, PostgresError):  # no database, or no schema: those metrics are absent
+        service.telemetry.recorded(complete_through_s=None, runways_s={}, events={})
+        return
+    service.telemetry.recorded(
+        complete_through_s=totals.complete_through_s, runways_s=totals.runways_s, events=totals.events
+    )
 
 
 def _page() -> Callable[[], Awaitable[Response]]:

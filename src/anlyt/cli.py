@@ -425,14 +425,14 @@ def events_publish(
     from anlyt import traffic
 
     settings = _connected(ctx)
-    if file == "-":
-        published = _run(traffic.publish_file(settings, sys.stdin.buffer, backfill=backfill))
-    else:
-        try:
-            with Path(file).open("rb") as opened:
-                published = _run(traffic.publish_file(settings, opened, backfill=backfill))
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if file == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - so it is when closed
+        raise UsageError("there is nothing to read: the standard input is closed")
+    try:
+        opened = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115 - closed two lines on
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    with opened:
+        published = _run(traffic.publish_file(settings, opened, backfill=backfill))
     if as_json:
         _print_json({"stored": published.stored, "known": published.known})
     else:

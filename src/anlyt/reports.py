@@ -18,6 +18,7 @@ from anlyt.postgres import sql
 from anlyt.queries import REPORTS, Key, Query, ReportName, write_cursor
 from anlyt.rows import AccountUsageDaily, MetricsDaily, MetricsHourly, OperatorPerformance
 from anlyt.settings import PARTITIONS_MAX
+from anlyt.telemetry import OUTCOMES, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -247,6 +248,28 @@ async def read_status(conn: AnyConnection, grant: Grant, *, settings: Settings) 
         fresh = await _read_freshness(conn, settings)
         known = {} if grant.scope != "PLATFORM" else await _read_staff_status(conn, fresh, settings.stream)
     return Status(as_of=fresh.as_of, complete_through=fresh.complete_through, lag_seconds=fresh.lag_seconds, **known)
+
+
+class Totals(Struct, frozen=True):
+    """What the metrics tell about all processes together: no ids, no names."""
+
+    complete_through_s: float | None  # since 1970
+    runways_s: dict[str, float]
+    events: dict[Outcome, int]
+
+
+async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
+    """The state of the service in numbers that belong to nobody, for monitoring."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        fresh = await _read_freshness(conn, settings)
+        totals = await conn.fetchrow(sql("read/sum_ingest_totals"), settings.stream)
+        runways = await conn.fetch(sql("read/list_runways"))
+    assert totals is not None, "a sum has one row"
+    return Totals(
+        None if fresh.complete_through is None else fresh.complete_through.timestamp(),
+        {table: (until - fresh.as_of).total_seconds() for table, until in map(tuple, runways)},
+        {outcome: totals[f"{outcome}_events"] for outcome in OUTCOMES},
+    )
 
 
 async def _read_staff_status(conn: AnyConnection, fresh: Freshness, stream: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections import Counter as Tally
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, assert_never, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, assert_never, cast, get_args
 
 import structlog
 from msgspec import Struct
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 LogFormat = Literal["auto", "console", "json"]
 Outcome = Literal["counted", "duplicate", "dead_letter", "ignored"]
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
 METRICS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 LOG_VALUE_CHARS_MAX: Final = 8_192  # of one value in a log line; a traceback fits
 UNTYPED: Final = "other"  # type label of what never became an event: dead letters and ignored types
+WHOLE_STREAM: Final = "all"  # partition label of what holds for all of them
 _MICROSECONDS: Final = 1_000_000
 _HTTP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BATCH_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -62,6 +64,11 @@ METRICS: Final[Mapping[str, Metric]] = {
         "gauge", ("partition",), "Everything published to the partition before this instant has been counted."
     ),
     "anlyt_partition_owned": Metric("gauge", ("partition",), "1 while this process counts the partition, else 0."),
+    "anlyt_recorded_events": Metric(
+        "gauge",
+        ("outcome",),
+        "Events since the beginning by what became of them, whichever worker it was: read from PostgreSQL by the API.",
+    ),
     "anlyt_retries_total": Metric("counter", ("cause",), "Times work was given up and started again, by its cause."),
     "anlyt_lost_messages_total": Metric(
         "counter", (), "Messages that the stream dropped before they were counted: its limits are too tight."
@@ -145,6 +152,7 @@ class Telemetry:
         self._batch_seconds = self._histogram("anlyt_batch_seconds")
         self._complete_through = self._gauge("anlyt_complete_through_timestamp_seconds")
         self._owned = self._gauge("anlyt_partition_owned")
+        self._recorded = self._gauge("anlyt_recorded_events")
         self._retries = self._counter("anlyt_retries_total")
         self._lost = self._counter("anlyt_lost_messages_total")
         self._late = self._counter("anlyt_late_second_counts_total")
@@ -188,13 +196,23 @@ class Telemetry:
         """A periodic job ended."""
         self._job_runs.labels(job, outcome).inc()
 
-    def runway(self, table: str, *, seconds: float) -> None:
-        """Partitions of a table reach this far ahead."""
-        self._runway.labels(table).set(seconds)
+    def recorded(
+        self, *, complete_through_s: float | None, runways_s: Mapping[str, float], events: Mapping[Outcome, int]
+    ) -> None:
+        """What PostgreSQL knows of all processes together; what it does not tell any more is no longer exposed."""
+        self._complete_through.clear()
+        self._runway.clear()
+        self._recorded.clear()
+        if complete_through_s is not None:
+            self._complete_through.labels(WHOLE_STREAM).set(complete_through_s)
+        for table, seconds in runways_s.items():
+            self._runway.labels(table).set(seconds)
+        for outcome, count in events.items():
+            self._recorded.labels(outcome).set(count)
 
     def totals(self) -> dict[Outcome, int]:
         """Events of this process by what became of them."""
-        totals: dict[Outcome, int] = {"counted": 0, "duplicate": 0, "dead_letter": 0, "ignored": 0}
+        totals = dict.fromkeys(OUTCOMES, 0)
         for sample in (sample for metric in self._events.collect() for sample in metric.samples):
             outcome = cast("Outcome", sample.labels["outcome"])
             if sample.name == "anlyt_events_total":

@@ -7,6 +7,7 @@ squeezed and there is no progress bar.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,43 +18,83 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 WIDTH_PIPED: Final = 1_000  # columns when the output goes into a file
+FOLDED_CHARS: Final = 18  # half a UUID
+COLUMN_GAP: Final = 3
 DEFUSED: Final = ("=", "+", "-", "@")  # a spreadsheet would take text that begins so for a formula
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str = "nothing to show") -> None:
-    """Rows as a table on stdout; numbers to the right."""
+    """Rows as a table on stdout; numbers to the right. Columns that do not fit the terminal are named on stderr."""
     if not rows:
         sys.stderr.write(empty + "\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_PIPED)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, value in rows[0].items():
-        right = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else WIDTH_PIPED)
+    columns = {name: [_cell(row[name]) for row in rows] for name in rows[0]}
+    headings = {name: _heading(name) if terminal else name for name in columns}
+    shown = _fitting({name: [headings[name], *cells] for name, cells in columns.items()}, console.width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, width in shown.items():
+        right = isinstance(rows[0][name], int | float | Decimal) and not isinstance(rows[0][name], bool)
+        table.add_column(Text(headings[name]), justify="right" if right else "left", overflow="fold", width=width)
+    for cells in zip(*(columns[name] for name in shown), strict=True):
+        table.add_row(*map(Text, cells))
     console.print(table)
+    hidden = [name for name in columns if name not in shown]
+    if hidden:
+        sys.stderr.write(f"too narrow for {', '.join(hidden)}: widen the terminal, or use --json\n")
+
+
+def _fitting(columns: Mapping[str, Sequence[str]], width: int) -> dict[str, int]:
+    """The columns that fit side by side, each with its width: ids and long text fold before the last columns go."""
+    wanted = {name: max(len(part) for text in texts for part in text.split("\n")) for name, texts in columns.items()}
+    shown = dict(wanted)
+    if _total(shown) > width:
+        shown = {name: min(cells, FOLDED_CHARS) for name, cells in wanted.items()}
+    while len(shown) > 1 and _total(shown) > width:
+        shown.popitem()
+    for name, full in wanted.items():  # what is left over goes to the folded ones
+        if name in shown:
+            shown[name] = min(full, shown[name] + max(width - _total(shown), 0))
+    return shown
+
+
+def _total(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + COLUMN_GAP * (len(widths) - 1)
+
+
+def _heading(name: str) -> str:
+    """A column's name, on two lines where it has a middle: total / Messages, key / _id."""
+    words = [match.start() for match in re.finditer(r"(?<=[a-z])[A-Z]|_", name)]
+    middle = min(words, key=lambda at: abs(at - len(name) / 2), default=0)
+    return f"{name[:middle]}\n{name[middle:]}" if middle else name
 
 
 def _cell(value: object) -> str:
     match value:
         case None:
-            return "-"
+            text = "-"
         case datetime():
-            return value.strftime("%Y-%m-%d %H:%M:%S" if value.second else "%Y-%m-%d %H:%M")
+            text = value.strftime("%Y-%m-%d %H:%M:%S" if value.second else "%Y-%m-%d %H:%M")
         case float():
-            return f"{value:.4f}"
+            text = f"{value:.4f}"
         case list():
-            return ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - any list
+            text = ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - any list
         case dict():
-            return " ".join(f"{name}={item}" for name, item in value.items())  # pyright: ignore[reportUnknownVariableType] - any mapping
+            text = " ".join(f"{name}={item}" for name, item in value.items())  # pyright: ignore[reportUnknownVariableType] - any mapping
+        case str() if _TIME.fullmatch(value):
+            text = value.replace("T", " ").removesuffix("Z").removesuffix(":00")
         case _:
-            return str(value)
+            text = str(value)
+    return text
 
 
 def print_csv(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:

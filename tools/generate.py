@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib
+import functools
 import re
 import sys
 import textwrap
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 from msgspec import Struct
 
-import anlyt
+from anlyt import settings
 from anlyt.settings import PREFIX, Settings
 from anlyt.telemetry import LOG_EVENTS, METRICS
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMA: Final = "src/anlyt/sql/schema.sql"
+PACKAGE: Final = Path(settings.__file__).parent
 LINE_LENGTH: Final = 120
 
 PYTHON_TYPES: Final[Mapping[str, str]] = {
@@ -192,24 +193,57 @@ _NOQA: Final = re.compile(r"\s*#?\s*noqa: [A-Z]+\d+(, [A-Z]+\d+)* - .*")
 
 
 def read_limits() -> tuple[Limit, ...]:
-    """Every public constant of the package whose name says that it bounds something, by module."""
+    """Every public constant of the package whose name says that it bounds something, by module.
+
+    Read from the text of the modules, which are not imported: rows.py must be writable when they need the new one.
+    """
     limits: list[Limit] = []
-    for path in sorted(Path(anlyt.__path__[0]).glob("[a-z]*.py")):
+    for path in sorted(PACKAGE.glob("[a-z]*.py")):
         if path.stem in _SAMPLE_MODULES:
             continue
-        source = path.read_text(encoding="utf-8")
-        lines = source.splitlines()
-        for node in ast.parse(source).body:
-            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-                continue
-            name = node.target.id
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for name, node in _constants(path.stem).items():
             if name in _NO_LIMITS or not _LIMIT.fullmatch(name):
                 continue
-            value: object = getattr(importlib.import_module(f"anlyt.{path.stem}"), name)
+            value = _value_of(path.stem, name)
             if isinstance(value, int | float | Decimal | timedelta):
                 meaning = _comment_of(lines, node.lineno - 1, node.end_lineno or node.lineno)
                 limits.append(Limit(path.stem, name, show_limit(name, value), meaning))
     return tuple(limits)
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def _constants(module: str) -> dict[str, ast.AnnAssign]:
+    return {
+        node.target.id: node
+        for node in _tree(module).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def _value_of(module: str, name: str) -> object:
+    """The value of a constant, which may be made of others, here or imported. Raises ValueError when it cannot be."""
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    node = _constants(module).get(name)
+    if node is not None and node.value is not None:
+        used = {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+        names = {each: _value_of(module, each) for each in used}
+        code = compile(ast.Expression(node.value), module, "eval")
+        return eval(code, {"__builtins__": {}}, names)  # noqa: S307 - an expression of our own source
+    for part in _tree(module).body:
+        if isinstance(part, ast.ImportFrom) and (part.module or "").startswith("anlyt."):
+            for alias in part.names:
+                if name == (alias.asname or alias.name):
+                    return _value_of((part.module or "").removeprefix("anlyt."), alias.name)
+    raise ValueError(f"{module}.py: the value of {name} cannot be told from its text: make it of numbers and constants")
+
+
+_BUILDERS: Final[Mapping[str, object]] = {"timedelta": timedelta, "Decimal": Decimal}
 
 
 def _comment_of(lines: Sequence[str], first: int, behind: int) -> str:

@@ -15,7 +15,9 @@ import pytest
 from pydantic import SecretStr
 
 import pipeline
+from anlyt import jetstream, publishing
 from anlyt.events import Decoder, Message, Rules, to_instant
+from anlyt.postgres import session
 from support import run, wait_until
 
 if TYPE_CHECKING:
@@ -308,3 +310,37 @@ def test_an_error_of_nats_server_ends_no_worker_for_good(settings: Settings) -> 
         return await total(settings)
 
     assert run(scenario()) == 2
+
+
+def test_messages_the_stream_drops_while_a_worker_reads_are_counted_as_lost(settings: Settings) -> None:
+    """The stream keeps 300 messages; a lock holds the worker up while 2,000 more are published and most are dropped."""
+    small = settings.model_copy(update={"batch_events_max": 50})
+
+    async def scenario() -> tuple[int, int]:
+        async with pipeline.stream_of(settings) as nc, session(database_of(settings), application="test") as conn:
+            limits = (await jetstream.stream_info(nc, settings.stream)).config
+            limits |= {"discard": "old", "max_msgs": 300}
+            await jetstream.request(nc, f"STREAM.UPDATE.{settings.stream}", limits)
+            async with pipeline.counting(small):
+                await publish_many(nc, settings, 10)
+                await wait_until(lambda: conn.fetchval("SELECT sum(counted_events) = 10 FROM anlyt.ingest_totals"))
+                async with conn.transaction():
+                    await conn.execute("LOCK anlyt.processed_events IN EXCLUSIVE MODE")
+                    await publish_many(nc, settings, 2000)
+                await pipeline.all_counted(nc, settings)
+            counted = await conn.fetchval("SELECT sum(counted_events)::BIGINT FROM anlyt.ingest_totals")
+            return counted, await conn.fetchval("SELECT max(lost_messages) FROM anlyt.stream_positions")
+
+    counted, lost = run(scenario())
+
+    assert counted + lost == 2010
+
+
+async def publish_many(nc: jetstream.Client, settings: Settings, count: int) -> None:
+    subject = settings.subjects.removesuffix(">") + "x"
+    await publishing.publish_fast(nc, (jetstream.Outgoing(subject, body(), {}) for _ in range(count)))
+
+
+def database_of(settings: Settings) -> str:
+    assert settings.database_url is not None
+    return settings.database_url.get_secret_value()

@@ -50,6 +50,7 @@ class Batch(Struct, frozen=True):
     last_seq: int
     last_published: int | None
     complete_through: int
+    lost: int = 0  # messages of this stretch that the stream dropped before they were read
 
 
 class Applied(Struct, frozen=True):
@@ -197,6 +198,7 @@ async def _advance(conn: Connection, position: Position, batch: Batch) -> Positi
         batch.last_seq,
         None if batch.last_published is None else to_datetime(batch.last_published),
         to_datetime(batch.complete_through),
+        batch.lost,
     )
     if len(moved) != len(position.slots):
         raise PositionMoved(

@@ -51,6 +51,7 @@ BALANCE_PERIOD_S: Final = 1.0
 IDLE_PERIOD_S: Final = 0.1  # the same while waiting for the end of the stream
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
+ALL: Final = "all"  # name of the partition that is the whole stream
 STOP_LIMIT_S: Final = 12.0  # a batch that has not finished this long after the stop is left to be read again
 
 log = structlog.get_logger("anlyt.worker")
@@ -192,7 +193,7 @@ async def _balance(context: Context, conn: Connection, branches: list[str], lane
     random.shuffle(free)
     for branch in free[: max(0, share - len(lanes))]:
         lane = lanes[branch] = Lane(branch)
-        lane.task = asyncio.create_task(_run_lane(context, lane), name=f"partition {branch or 'all'}")
+        lane.task = asyncio.create_task(_run_lane(context, lane), name=f"partition {branch or ALL}")
 
 
 async def _all_counted(context: Context, conn: Connection, end: int) -> bool:
@@ -236,15 +237,15 @@ async def _run_lane(context: Context, lane: Lane) -> None:
         with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
             lane.owned = await conn.fetchval(sql("ingest/lock_slots"), context.lock_class, lane.slots)
         if lane.owned:
-            log.info("partition-owned", partition=lane.branch or "all")
-            context.telemetry.owned(lane.branch or "all", owned=True)
+            log.info("partition-owned", partition=lane.branch or ALL)
+            context.telemetry.owned(lane.branch or ALL, owned=True)
             await _count(context, lane, conn)
     except Retry as error:
-        log.warning("partition-retry", partition=lane.branch or "all", cause=str(error))
+        log.warning("partition-retry", partition=lane.branch or ALL, cause=str(error))
         context.telemetry.retried(type(error).__name__)
         await _wait(lane.stop, _backoff(1))
     finally:
-        context.telemetry.owned(lane.branch or "all", owned=False)
+        context.telemetry.owned(lane.branch or ALL, owned=False)
         lane.owned = False
         if lane.reader is not None:
             await lane.reader.close()
@@ -291,13 +292,13 @@ async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Posit
                 nc, settings.stream, subject=subject, after=resume.position.last_seq
             )
             if resume.lost:
-                log.error("messages-lost", partition=lane.branch or "all", lost=resume.lost, first_seq=info.first_seq)
+                log.error("messages-lost", partition=lane.branch or ALL, lost=resume.lost, first_seq=info.first_seq)
                 context.telemetry.lost(resume.lost)
             return resume.position
         lane.reader = await jetstream.open_reader(nc, settings.stream, subject=subject, since=resume.since)
         log.error(
             "stream-changed",
-            partition=lane.branch or "all",
+            partition=lane.branch or ALL,
             was_at=resume.position.last_seq,
             resumes_after=lane.reader.resume_after,
             since=to_datetime(resume.since).isoformat(),
@@ -317,7 +318,7 @@ class Counter:
         self._reader = lane.reader
         self._conn = conn
         self._position = position
-        self._partition = lane.branch or "all"
+        self._partition = lane.branch or ALL
         self._slotted = lane.slotted
         self._decoder = Decoder(rules_of(context.settings))
         self._clock = asyncio.get_running_loop().time
@@ -343,8 +344,10 @@ class Counter:
         self._linger_until = self._clock() + LINGER_S
         decoded, count = await self._decode(messages)
         self._held = messages[count:]
-        self._read_seq = messages[count - 1].sequence
-        return _batch(messages[:count], decoded)
+        batch = _batch(messages[:count], decoded)
+        lost = self._missing(batch.last_seq, read=count)
+        self._read_seq = batch.last_seq
+        return replace(batch, lost=lost)
 
     async def _head(self) -> store.Batch | None:
         """An empty batch that moves the position of an idle partition to the stream's head, once a second."""
@@ -360,8 +363,13 @@ class Counter:
         nothing = Decoded([], [], 0)
         if head.last_seq <= self._read_seq:
             return store.Batch([], nothing, self._read_seq, None, head.now)
+        lost = self._missing(head.last_seq, read=0)
         self._read_seq = head.last_seq
-        return store.Batch([], nothing, head.last_seq, head.last_published, head.now)
+        return store.Batch([], nothing, head.last_seq, head.last_published, head.now, lost)
+
+    def _missing(self, last_seq: int, *, read: int) -> int:
+        """Messages up to `last_seq` that the stream no longer had. Sequences have holes by nature in a part of it."""
+        return 0 if self._partition != ALL else last_seq - self._read_seq - read
 
     async def _decode(self, messages: list[Message]) -> tuple[Decoded, int]:
         """What became of the messages, and how many of them are in it: fewer than all when there are many letters."""
@@ -396,6 +404,9 @@ class Counter:
             await self._ensure_partitions(batch.decoded.events)
             applied = await self._apply_or_isolate(batch)
         self._position = applied.position
+        if batch.lost:
+            log.error("messages-lost", partition=self._partition, lost=batch.lost)
+            self._context.telemetry.lost(batch.lost)
         self._context.telemetry.applied(self._partition, batch.decoded, applied, seconds=self._clock() - started)
 
     async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:

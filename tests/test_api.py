@@ -533,7 +533,15 @@ def test_the_description_names_every_route_and_parameter(database_url: str) -> N
         async with service(database_url) as (client, _):
             document = (await client.get("/openapi.json")).json()
 
-            assert set(document["paths"]) == {*ROUTES, "/v1/status", "/v1/events", "/livez", "/readyz", "/metrics"}
+            assert set(document["paths"]) == {
+                *ROUTES,
+                "/v1/summary",
+                "/v1/status",
+                "/v1/events",
+                "/livez",
+                "/readyz",
+                "/metrics",
+            }
             hourly = document["paths"]["/v1/metrics/hourly"]["get"]
             assert [p["name"] for p in hourly["parameters"]] == ["scope", "scopeId", "from", "to", "limit", "cursor"]
             operations = [route for path in document["paths"].values() for route in path.values()]

@@ -22,12 +22,12 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, intake, keys, openapi, reports, web
+from anlyt import access, intake, keys, openapi, reports, summaries, web
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
-from anlyt.queries import REPORTS, ReportName, read_query, refuse_parameters
+from anlyt.queries import REPORTS, ReportName, read_query, read_summary, refuse_parameters
 from anlyt.telemetry import METRICS_CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def build_app(
     for name, report in REPORTS.items():
         _add(app, report.path, _guarded(service, "metrics:read", _rows_handler(name)), **openapi.describe_rows(name))
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
+    _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary), **openapi.describe_summary())
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
     _add(app, "/livez", _livez, operation_id="getLiveness", summary="Is the process alive?")
     _add(app, "/readyz", _readyz(service), operation_id="getReadiness", summary="Can it serve? 503 with the reason.")
@@ -135,6 +136,11 @@ def _rows_handler(name: ReportName) -> Handler:
         return await reports.read_page(conn, grant, query, settings=service.settings)
 
     return rows
+
+
+async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:
+    query = read_summary(_read_pairs(request), grant=grant, now=service.clock())
+    return await summaries.read_summary(conn, grant, query, settings=service.settings)
 
 
 async def _status(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Status:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from anlyt import intake
+from anlyt import intake, summaries
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
-from anlyt.queries import PARAMETERS, REPORTS, ReportName, parameter_names
+from anlyt.queries import PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -84,6 +84,14 @@ def describe_rows(name: ReportName) -> dict[str, Any]:
 def describe_status() -> dict[str, Any]:
     """`GET /v1/status`."""
     return _describe("getStatus", "Up to when everything has been counted; for platform staff, the whole state.", [])
+
+
+def describe_summary() -> dict[str, Any]:
+    """`GET /v1/summary`."""
+    meaning = "Sums over a period: of everything, by operator or account, by hour, day or month."
+    described = _describe("getSummary", meaning, list(SUMMARY_PARAMETERS))
+    answer = {"description": "One row for each group.", "content": _json(schema_of(summaries.Summary))}
+    return described | {"responses": {200: answer, **described["responses"]}}
 
 
 def describe_events() -> dict[str, Any]:

@@ -14,19 +14,35 @@ import binascii
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
 
 from anlyt.access import PLATFORM_ID, SCOPES, Grant, Scope, read_uuid
 from anlyt.errors import RequestError
+from anlyt.periods import GroupBy, Span, cut, read_zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 ReportName = Literal["hourly", "daily", "operators", "accounts"]
+Sort = Literal[
+    "totalMessages",
+    "deliveredMessages",
+    "failedMessages",
+    "pendingMessages",
+    "totalCost",
+    "peakTps",
+    "deliveryRate",
+    "errorRate",
+    "avgLatencyMs",
+]
+Order = Literal["desc", "asc"]
 
+GROUPINGS: Final[tuple[GroupBy, ...]] = get_args(GroupBy)
+SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
+ORDERS: Final[tuple[Order, ...]] = get_args(Order)
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 IDS_MAX: Final = 100  # ids one request may name
@@ -36,6 +52,7 @@ YEAR_MIN: Final = 2000
 YEAR_MAX: Final = 2199  # the last year that may be asked for; a driver or a client may not know later ones
 RELATIVE_MAX: Final = timedelta(days=36_500)
 
+Choice = TypeVar("Choice")
 _RELATIVE: Final = re.compile(r"-([0-9]{1,6})([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -86,9 +103,43 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "limit": Parameter(
         "Rows of one page.", {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}
     ),
+    "groupBy": Parameter(
+        "One row for the whole period, for each operator or account (`scopeId`), or for each hour, day or month.",
+        {"type": "string", "enum": list(GROUPINGS), "default": "none"},
+    ),
+    "timezone": Parameter(
+        "IANA name of the zone whose days or months are summed; its clocks must differ from UTC by whole hours.",
+        {"type": "string", "default": "UTC", "examples": ["Europe/Berlin"]},
+    ),
+    "sort": Parameter(
+        "With `groupBy=scopeId`: the value that decides the order; rows without one come last.",
+        {"type": "string", "enum": list(SORTS), "default": SORTS[0]},
+    ),
+    "order": Parameter(
+        "With `groupBy=scopeId`: largest first or smallest first.",
+        {"type": "string", "enum": list(ORDERS), "default": ORDERS[0]},
+    ),
+    "compare": Parameter(
+        "With `groupBy` none or scopeId: `previous` adds the sums of the period of the same length before this one.",
+        {"type": "string", "enum": ["previous"]},
+    ),
     "cursor": Parameter("`next` of the page before; the other parameters stay as they were.", {"type": "string"}),
 }
 
+SUMMARY_PARAMETERS: Final = (
+    "scope",
+    "scopeId",
+    "from",
+    "to",
+    "groupBy",
+    "timezone",
+    "sort",
+    "order",
+    "limit",
+    "compare",
+)
+SUMMARY_DEFAULT: Final = timedelta(hours=24)
+SUMMARY_MAX: Final = timedelta(days=366)
 _HOURLY_MAX: Final = timedelta(days=100)  # hot retention of the hourly tables is 90 days
 _DAILY_MAX: Final = timedelta(days=3_660)
 _HOUR: Final = timedelta(hours=1)
@@ -134,6 +185,21 @@ class Query(Struct, frozen=True):
         return REPORTS[self.name]
 
 
+class SummaryQuery(Struct, frozen=True):
+    """A checked question for sums. `ids` None: all; `compare`: beside those of the period before."""
+
+    scope: Scope
+    ids: tuple[str, ...] | None
+    start: datetime
+    end: datetime
+    group_by: GroupBy
+    spans: tuple[Span, ...]
+    sort: Sort
+    order: Order
+    limit: int
+    compare: bool
+
+
 def parameter_names(name: ReportName) -> tuple[str, ...]:
     """The parameters a report takes."""
     scope = ("scope",) if REPORTS[name].scope is None else ()
@@ -149,9 +215,7 @@ def read_query(name: ReportName, pairs: Sequence[tuple[str, str]], *, grant: Gra
     if "cursor" in given:
         start, end, after = _read_cursor(given["cursor"][0], context, report)
     else:
-        end = _read_time("to", given["to"][0], now) if "to" in given else now
-        start = _read_time("from", given["from"][0], now) if "from" in given else end - report.period_default
-        _check_period(report, start, end)
+        start, end = _read_period(given, now, default=report.period_default, longest=report.period_max)
         after = None
     return Query(
         name=name,
@@ -170,6 +234,58 @@ def write_cursor(query: Query, last: Key) -> str:
     place = (_to_us(query.start), _to_us(query.end), _to_us(last.bucket), last.scope, last.scope_id)
     body = msgspec.json.encode(place)
     return base64.urlsafe_b64encode(_tag(query.context, body) + body).decode("ascii").rstrip("=")
+
+
+# ------------------------------------------------------------------------------------------------------------ summary
+
+
+def read_summary(pairs: Sequence[tuple[str, str]], *, grant: Grant, now: datetime) -> SummaryQuery:
+    """Check every parameter of a question for sums. Raises RequestError 422."""
+    given = _collect(pairs, SUMMARY_PARAMETERS)
+    group_by: GroupBy = _read_choice("groupBy", given, GROUPINGS)
+    _refuse_beside(given, ("sort", "order", "limit"), group_by, ("scopeId",))
+    _refuse_beside(given, ("timezone",), group_by, ("day", "month"))
+    _refuse_beside(given, ("compare",), group_by, ("none", "scopeId"))
+    scope: Scope = _read_choice("scope", given, SCOPES) if "scope" in given else grant.scope
+    ids = _read_ids("scopeId", given.get("scopeId"), scope)
+    if scope == "PLATFORM" and ids is not None and ids != (PLATFORM_ID,):
+        raise _invalid("scope", given.get("scope", ["not given"])[0], "must be OPERATOR or ACCOUNT when ids are asked")
+    start, end = _read_period(given, now, default=SUMMARY_DEFAULT, longest=SUMMARY_MAX)
+    zone_name = given.get("timezone", ["UTC"])[0]
+    zone = read_zone(zone_name)
+    if zone is None:
+        raise _invalid("timezone", zone_name, "must be the IANA name of a time zone, like Europe/Berlin or UTC")
+    return SummaryQuery(
+        scope=scope,
+        ids=ids,
+        start=start,
+        end=end,
+        group_by=group_by,
+        spans=tuple(cut(start, end, group_by, zone)),
+        sort=_read_choice("sort", given, SORTS),
+        order=_read_choice("order", given, ORDERS),
+        limit=_read_limit(given.get("limit", [str(LIMIT_DEFAULT)])[0]),
+        compare="compare" in given and _read_choice("compare", given, ("previous",)) == "previous",
+    )
+
+
+def _read_choice(parameter: str, given: Mapping[str, list[str]], choices: tuple[Choice, ...]) -> Choice:
+    """One of a closed set; the first of it when nothing is given."""
+    text = given[parameter][0] if parameter in given else str(choices[0])
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise _invalid(parameter, text, f"must be one of {', '.join(map(str, choices))}")
+
+
+def _refuse_beside(
+    given: Mapping[str, list[str]], parameters: tuple[str, ...], group_by: GroupBy, wanted: tuple[GroupBy, ...]
+) -> None:
+    for parameter in parameters:
+        if parameter in given and group_by not in wanted:
+            raise _invalid(
+                parameter, given[parameter][0], f"is taken with groupBy={' or '.join(wanted)} only, not {group_by}"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------- parameters
@@ -270,17 +386,22 @@ def read_time(text: str, now: datetime) -> datetime | None:
         return None
 
 
-def _check_period(report: Report, start: datetime, end: datetime) -> None:
+def _read_period(
+    given: Mapping[str, list[str]], now: datetime, *, default: timedelta, longest: timedelta
+) -> tuple[datetime, datetime]:
+    end = _read_time("to", given["to"][0], now) if "to" in given else now
+    start = _read_time("from", given["from"][0], now) if "from" in given else end - default
     if start >= end:
         raise _invalid("from", _format(start), f"must be before `to`, which is {_format(end)}")
-    if end - start > report.period_max:
+    if end - start > longest:
         raise RequestError(
-            f"the period from {_format(start)} to {_format(end)} is longer than {report.period_max.days} days; "
+            f"the period from {_format(start)} to {_format(end)} is longer than {longest.days} days; "
             "ask for it in parts",
             status=422,
             code="period-too-long",
             parameter="from",
         )
+    return start, end
 
 
 def _invalid(parameter: str, value: str, expected: str) -> RequestError:

@@ -71,6 +71,10 @@ class Freshness(Struct, frozen=True):
             return None
         return max(0.0, (self.as_of - self.complete_through).total_seconds())
 
+    def is_final(self, end: datetime, max_message_age: timedelta) -> bool:
+        """Whether no accepted event can change a row whose bucket ends then."""
+        return self.complete_through is not None and self.complete_through >= end + max_message_age
+
 
 def answer_row(record: type[Struct]) -> type[Struct]:
     """The JSON form of a table's record: its columns in camelCase, then the computed fields."""
@@ -96,7 +100,7 @@ async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings
     visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         await conn.execute(sql("read/plan_each_time"))
-        fresh = await _read_freshness(conn, settings)
+        fresh = await read_freshness(conn, settings)
         records = [] if visible is None else await _read_records(conn, visible, query)
     more = len(records) > query.limit
     records = records[: query.limit]
@@ -154,7 +158,7 @@ def _make_row(name: ReportName, record: Record, fresh: Freshness, max_message_ag
         quotient(delivered, total),
         quotient(latency_sum, samples),
         quotient(failed, total),
-        fresh.complete_through is not None and fresh.complete_through >= end + max_message_age,
+        fresh.is_final(end, max_message_age),
     )
 
 
@@ -245,7 +249,7 @@ class Status(Struct, frozen=True, rename="camel", kw_only=True):
 async def read_status(conn: AnyConnection, grant: Grant, *, settings: Settings) -> Status:
     """The state of the service as `grant` may know it."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
-        fresh = await _read_freshness(conn, settings)
+        fresh = await read_freshness(conn, settings)
         known = {} if grant.scope != "PLATFORM" else await _read_staff_status(conn, fresh, settings.stream)
     return Status(as_of=fresh.as_of, complete_through=fresh.complete_through, lag_seconds=fresh.lag_seconds, **known)
 
@@ -261,7 +265,7 @@ class Totals(Struct, frozen=True):
 async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
     """The state of the service in numbers that belong to nobody, for monitoring."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
-        fresh = await _read_freshness(conn, settings)
+        fresh = await read_freshness(conn, settings)
         totals = await conn.fetchrow(sql("read/sum_ingest_totals"), settings.stream)
         runways = await conn.fetch(sql("read/list_runways"))
     assert totals is not None, "a sum has one row"
@@ -299,7 +303,8 @@ async def _read_staff_status(conn: AnyConnection, fresh: Freshness, stream: str)
     }
 
 
-async def _read_freshness(conn: AnyConnection, settings: Settings) -> Freshness:
+async def read_freshness(conn: AnyConnection, settings: Settings) -> Freshness:
+    """Up to when the stream has been counted, in the transaction's snapshot."""
     record = await conn.fetchrow(sql("read/find_freshness"), settings.stream, STREAM_SLOTS)
     assert record is not None, "an aggregate has one row"
     return Freshness(*record.values())

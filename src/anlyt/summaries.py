@@ -1,0 +1,235 @@
+"""Sums of the roll-ups for a Grant: over a period, by id, by hour, day or month; operators with true percentiles.
+
+In: a connection, a Grant, a checked SummaryQuery. Out: a Summary, ready to be written as JSON. As in reports.py, scope
+and ids come through access.see (I8) and everything is read from one snapshot. Percentiles are those of the samples: the
+histograms are added up, and where a histogram is gone (hours are kept 90 days) there is none, never a guess.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import asdict, replace
+
+from anlyt.access import PLATFORM_ID, Scope, see
+from anlyt.periods import Buckets, GroupBy, Span, find_buckets
+from anlyt.postgres import sql
+from anlyt.reports import Freshness, Meta, quotient, read_freshness
+from anlyt.rollup import latency_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
+
+    from asyncpg import Connection, Record
+    from asyncpg.pool import PoolConnectionProxy
+
+    from anlyt.access import Grant, Visible
+    from anlyt.queries import SummaryQuery
+    from anlyt.settings import Settings
+
+    AnyConnection = Connection[Record] | PoolConnectionProxy[Record]
+    Place = tuple[int, str | None]  # number of the span; the id, when each id is summed for itself
+    Histogram = tuple[Sequence[int], Sequence[int]]  # ascending buckets, samples in each
+    Known = tuple[Freshness, timedelta]  # up to when the stream was counted, and what decides what is final
+    Parts = tuple[Record | None, Histogram | None]  # the sums of a group, and its latencies
+
+PERCENTS: Final = (50, 90, 95, 99)
+_NO_COST: Final = Decimal("0.000000")
+_COUNTS: Final = (
+    "total_messages",
+    "delivered_messages",
+    "failed_messages",
+    "pending_messages",
+    "latency_sum_ms",
+    "latency_sample_count",
+    "peak_tps",
+)
+
+
+class Sums(Struct, frozen=True, rename="camel"):
+    """What rows of `scope`, of one id or of all that were asked, add up to whose buckets begin in a span.
+
+    Rates and percentiles are null when there is nothing to divide or rank.
+    """
+
+    scope: Scope
+    scope_id: str | None
+    start: datetime
+    end: datetime
+    total_messages: int
+    delivered_messages: int
+    failed_messages: int
+    pending_messages: int
+    total_cost: Decimal
+    latency_sum_ms: int
+    latency_sample_count: int
+    peak_tps: int  # the largest of one id in one hour
+    delivery_rate: float | None
+    avg_latency_ms: float | None
+    error_rate: float | None
+    latency_p50_ms: int | None  # of operators, nearest rank; null for other scopes
+    latency_p90_ms: int | None
+    latency_p95_ms: int | None
+    latency_p99_ms: int | None
+    final: bool  # no accepted event can change it any more
+
+
+class SummaryRow(Sums, frozen=True, rename="camel"):
+    """The sums of one group, beside those of the period before if that is asked."""
+
+    previous: Sums | UnsetType = UNSET
+
+
+class SummaryMeta(Meta, frozen=True, rename="camel", kw_only=True):
+    """What the sums are true of. `groups` is how many there are, with those beyond the limit."""
+
+    group_by: GroupBy
+    groups: int
+
+
+class Summary(Struct, frozen=True):
+    """An answer of `/v1/summary`. `next` is there because all answers have it; nothing lies behind a summary."""
+
+    data: list[SummaryRow]
+    next: None
+    meta: SummaryMeta
+
+
+async def read_summary(conn: AnyConnection, grant: Grant, query: SummaryQuery, *, settings: Settings) -> Summary:
+    """The sums that `grant` may see. Raises RequestError 404 for an id it may not, 422 for rows no longer kept."""
+    visible = see(grant, query.scope, query.ids, parameter="scopeId")
+    rows: list[SummaryRow] = []
+    groups = 0
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        await conn.execute(sql("read/plan_each_time"))
+        fresh = await read_freshness(conn, settings)
+        buckets = find_buckets(query.spans, fresh.as_of)
+        known = (fresh, settings.max_message_age)
+        if visible is not None:
+            found, groups = await _find(conn, query, _ids(visible), buckets)
+            sums = [_sums(query, place, parts, known) for place, parts in found.items()]
+            rows = [SummaryRow(**asdict(each)) for each in sums]
+        if query.compare and visible is not None:
+            earlier = _earlier(query)
+            named = _ids(visible) if query.group_by == "none" else [str(row.scope_id) for row in rows]
+            found, _ = await _find(conn, earlier, named, find_buckets(earlier.spans, fresh.as_of))
+            rows = [_beside(row, earlier, found, known) for row in rows]
+    return Summary(rows, None, _meta(query, fresh, groups, settings.currency))
+
+
+def _ids(visible: Visible) -> list[str] | None:
+    if visible.scope == "PLATFORM":
+        return [PLATFORM_ID]
+    return None if visible.ids is None else list(visible.ids)
+
+
+def _earlier(query: SummaryQuery) -> SummaryQuery:
+    """The same question about the period of the same length before."""
+    (span,) = query.spans
+    return replace(query, spans=(Span(span.start - (span.end - span.start), span.start),))
+
+
+# ---------------------------------------------------------------------------------------------------------------- sums
+
+
+async def _find(
+    conn: AnyConnection, query: SummaryQuery, ids: list[str] | None, buckets: Buckets
+) -> tuple[dict[Place, Parts], int]:
+    """What each group is made of, in the order of the answer, and how many groups there are."""
+    each = query.group_by == "scopeId"
+    if each:
+        order = (query.sort, query.order == "desc", query.limit)
+        records = await conn.fetch(sql("read/sum_ids"), buckets.hours, buckets.days, query.scope, ids, *order)
+        ids = [record["scope_id"] for record in records]
+        found: dict[Place, Record] = {(0, record["scope_id"]): record for record in records}
+        places = list(found)
+        groups = records[0]["groups"] if records else 0
+    else:
+        places = [(number, None) for number in range(len(query.spans))]
+        rows = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
+        records = await conn.fetch(sql("read/sum_spans"), *rows, query.scope, ids)
+        found = {(record["span"], None): record for record in records}
+        groups = len(places)
+    histograms = await _read_histograms(conn, query, ids, each=each)
+    return {place: (found.get(place), histograms.get(place)) for place in places}, groups
+
+
+async def _read_histograms(
+    conn: AnyConnection, query: SummaryQuery, ids: list[str] | None, *, each: bool
+) -> Mapping[Place, Histogram]:
+    """The latency samples of operators by place; of other scopes there are none."""
+    if query.scope != "OPERATOR":
+        return {}
+    starts, ends = [span.start for span in query.spans], [span.end for span in query.spans]
+    records = await conn.fetch(sql("read/merge_latencies"), starts, ends, ids, each)
+    return {
+        (record["span"] - 1, record["scope_id"]): (record["buckets"], record["sample_counts"]) for record in records
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def _sums(query: SummaryQuery, place: Place, parts: Parts, known: Known) -> Sums:
+    number, scope_id = place
+    record, histogram = parts
+    fresh, max_message_age = known
+    span = query.spans[number]
+    if query.scope == "PLATFORM":
+        scope_id = PLATFORM_ID
+    elif scope_id is None and query.ids is not None and len(query.ids) == 1:
+        scope_id = query.ids[0]
+    counts = {column: int(record[column]) if record is not None else 0 for column in _COUNTS}
+    samples = counts["latency_sample_count"]
+    whole = histogram if histogram is not None and sum(histogram[1]) == samples else None
+    p50, p90, p95, p99 = (None if whole is None else percentile(whole, percent) for percent in PERCENTS)
+    return Sums(
+        scope=query.scope,
+        scope_id=scope_id,
+        start=span.start,
+        end=span.end,
+        **counts,
+        total_cost=_NO_COST if record is None else record["total_cost"],
+        delivery_rate=quotient(counts["delivered_messages"], counts["total_messages"]),
+        avg_latency_ms=quotient(counts["latency_sum_ms"], samples),
+        error_rate=quotient(counts["failed_messages"], counts["total_messages"]),
+        latency_p50_ms=p50,
+        latency_p90_ms=p90,
+        latency_p95_ms=p95,
+        latency_p99_ms=p99,
+        final=fresh.is_final(span.end, max_message_age),
+    )
+
+
+def _beside(row: SummaryRow, earlier: SummaryQuery, found: Mapping[Place, Parts], known: Known) -> SummaryRow:
+    place: Place = (0, row.scope_id if earlier.group_by == "scopeId" else None)
+    return replace(row, previous=_sums(earlier, place, found.get(place, (None, None)), known))
+
+
+def percentile(histogram: Histogram, percent: int) -> int | None:
+    """The nearest-rank percentile of a histogram's samples in ms; None when it has none."""
+    total = sum(histogram[1])
+    reached = 0
+    for bucket, samples in zip(*histogram, strict=True):
+        reached += samples
+        if samples and reached * 100 >= total * percent:
+            return latency_value(bucket)
+    return None
+
+
+def _meta(query: SummaryQuery, fresh: Freshness, groups: int, currency: str) -> SummaryMeta:
+    return SummaryMeta(
+        as_of=fresh.as_of,
+        complete_through=fresh.complete_through,
+        lag_seconds=fresh.lag_seconds,
+        currency=currency,
+        source="postgres",
+        from_=query.start.astimezone(UTC),
+        to=query.end.astimezone(UTC),
+        group_by=query.group_by,
+        groups=groups,
+    )

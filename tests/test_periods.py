@@ -1,0 +1,142 @@
+"""Periods cut into spans and rows: days of 23, 24 and 25 hours, every row in one span once, odd zones refused."""
+
+from __future__ import annotations
+
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anlyt.errors import RequestError
+from anlyt.periods import DAY, HOT_DAYS, HOT_HOURS, HOUR, SPANS_MAX, Span, cut, find_buckets, read_zone
+
+NOW = datetime(2026, 6, 1, 10, 37, tzinfo=UTC)
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "America/Santiago",
+    "Africa/Cairo",
+    "Asia/Tokyo",
+    "Pacific/Auckland",
+]
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text + "Z" if "T" in text else text + "T00:00Z")
+
+
+def zone(name: str) -> zoneinfo.ZoneInfo:
+    return zoneinfo.ZoneInfo(name)
+
+
+def test_a_local_day_is_as_long_as_its_clocks_make_it() -> None:
+    spring = cut(at("2026-03-27T23:00"), at("2026-03-30T22:00"), "day", zone("Europe/Berlin"))
+    autumn = cut(at("2026-10-23T22:00"), at("2026-10-26T23:00"), "day", zone("Europe/Berlin"))
+
+    assert [(span.end - span.start) // HOUR for span in spring] == [24, 23, 24]
+    assert [(span.end - span.start) // HOUR for span in autumn] == [24, 25, 24]
+    assert spring[1] == Span(at("2026-03-28T23:00"), at("2026-03-29T22:00"))
+
+
+def test_where_midnight_is_skipped_the_day_begins_when_clocks_jump() -> None:
+    """In Cairo clocks go from 00:00 to 01:00 on the last Friday of April."""
+    days = cut(at("2026-04-22T22:00"), at("2026-04-25T21:00"), "day", zone("Africa/Cairo"))
+
+    assert [(span.end - span.start) // HOUR for span in days] == [24, 23, 24]
+
+
+def test_months_are_the_calendar_s() -> None:
+    months = cut(at("2026-01-15"), at("2026-04-01"), "month")
+
+    assert months == [
+        Span(at("2026-01-15"), at("2026-02-01")),
+        Span(at("2026-02-01"), at("2026-03-01")),
+        Span(at("2026-03-01"), at("2026-04-01")),
+    ]
+
+
+def test_a_bucket_belongs_to_the_period_it_begins_in() -> None:
+    assert cut(at("2026-05-31T10:37"), at("2026-06-01T10:37"), "none") == [
+        Span(at("2026-05-31T11:00"), at("2026-06-01T11:00"))
+    ]
+
+
+@given(
+    minutes=st.integers(0, 57 * 24 * 60),
+    hours=st.integers(1, 24 * 28),
+    group_by=st.sampled_from(["none", "hour", "day", "month"]),
+    name=st.sampled_from(ZONES),
+)
+@settings(deadline=None)
+def test_every_hour_of_a_period_is_in_one_span_and_one_row(minutes: int, hours: int, group_by: str, name: str) -> None:
+    start = at("2026-03-05") + timedelta(minutes=minutes)
+    spans = cut(start, start + hours * HOUR, group_by, read_zone(name))  # type: ignore[arg-type] - drawn from its values
+    buckets = find_buckets(spans, NOW)
+    covered = [(hour, span) for hour, span in zip(buckets.hours, buckets.hour_spans, strict=True)]
+    for day, span in zip(buckets.days, buckets.day_spans, strict=True):
+        covered += [(day + n * HOUR, span) for n in range(24)]
+
+    assert all(before.end == behind.start for before, behind in pairwise(spans))
+    assert spans[0].start - start < HOUR
+    assert spans[-1].end - spans[0].start == hours * HOUR
+    assert len({hour for hour, _ in covered}) == len(covered) == hours
+    assert all(spans[span].start <= hour < spans[span].end for hour, span in covered)
+    assert all(day == day.replace(hour=0) for day in buckets.days)
+
+
+def test_a_long_period_is_few_rows() -> None:
+    buckets = find_buckets(cut(NOW - timedelta(days=89), NOW, "none"), NOW)
+
+    assert (len(buckets.days), len(buckets.hours)) == (88, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [
+        ("Asia/Kolkata", r"\+5:30"),
+        ("Asia/Kathmandu", r"\+5:45"),
+        ("America/St_Johns", "-2:30"),
+        ("Australia/Lord_Howe", "10:30"),
+    ],
+)
+def test_a_zone_off_the_hour_is_refused_with_the_reason(name: str, offset: str) -> None:
+    with pytest.raises(RequestError, match=f"{offset}.*whole hours") as caught:
+        cut(NOW - 30 * DAY, NOW, "day", zone(name))
+
+    assert caught.value.parameter == "timezone"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Mars/Base", "../etc/passwd", "/etc/localtime", "Europe", "EST5EDT4,M3\0", "x" * 500]
+)
+def test_what_is_no_zone_is_none(name: str) -> None:
+    assert read_zone(name) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "group_by", "parameter"),
+    [
+        (NOW - timedelta(minutes=30), NOW - timedelta(minutes=20), "none", "from"),
+        (NOW - (SPANS_MAX + 1) * HOUR, NOW, "hour", "groupBy"),
+        (NOW - HOT_HOURS - 2 * HOUR, NOW, "none", "from"),
+        (NOW - HOT_DAYS - 2 * DAY, NOW, "month", "from"),
+    ],
+)
+def test_periods_that_cannot_be_summed_are_refused(
+    start: datetime, end: datetime, group_by: str, parameter: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        find_buckets(cut(start, end, group_by), NOW)  # type: ignore[arg-type] - drawn from its values
+
+    assert (caught.value.status, caught.value.parameter) == (422, parameter)
+
+
+def test_whole_days_can_be_summed_when_their_hours_are_gone() -> None:
+    buckets = find_buckets(cut(at("2025-06-02"), NOW, "month"), NOW)
+
+    assert buckets.days[0] == at("2025-06-02")
+    assert min(buckets.hours) >= at("2026-06-01")

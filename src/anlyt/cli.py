@@ -87,7 +87,7 @@ def run(application: typer.Typer, arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         _say("stopped")
         code = INTERRUPTED_EXIT_CODE
-    except BrokenPipeError:  # the reader of a pipe went away
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe went away; typer makes an exit of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:  # noqa: BLE001 - the top: whatever is left is our own mistake

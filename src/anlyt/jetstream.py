@@ -128,7 +128,7 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
     attempts, connected = 0, False
 
     async def disconnected() -> None:
-        if on_disconnect is not None:
+        if on_disconnect is not None and connected:
             on_disconnect()
 
     async def errored(error: Exception) -> None:
@@ -153,8 +153,9 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
             disconnected_cb=disconnected,
             error_cb=errored,
         )
-    except (OSError, nats.errors.Error, TimeoutError) as error:
-        raise _unreachable(url, error) from None
+    except (OSError, nats.errors.Error, TimeoutError, StreamUnavailable) as error:
+        await client.close()
+        raise error if isinstance(error, StreamUnavailable) else _unreachable(url, error) from None
     connected = True
     return client
 

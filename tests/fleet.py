@@ -39,7 +39,7 @@ INGEST_POINTS: Final = tuple(name for name in CRASH_POINTS if not name.startswit
 LOG_CHARS: Final = 4_000
 ZONE: Final = "Asia/Kathmandu"  # 5:45 ahead: neither hours nor days begin when UTC's do
 TROUBLED_LIMIT_S: Final = 600
-TROUBLES: Final = 12  # SIGTERMs and ended sessions in one scenario
+TROUBLES: Final = 15  # SIGTERMs and ended sessions in one scenario
 END_SESSIONS: Final = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = 'anlyt-worker' AND datname = current_database()"""
@@ -103,7 +103,7 @@ class Crew:
     """Worker processes, each started again when it dies, until the stream has been counted.
 
     `arm` says what the next process is armed with, given how often every crash point was hit so far. `outages`: that
-    PostgreSQL or NATS cannot be reached (exit 4) is met by starting again.
+    PostgreSQL or NATS cannot be reached (exit 4), or ends a session at the start, is met by starting again.
     """
 
     def __init__(
@@ -217,7 +217,9 @@ async def calm(settings: Settings, seed: int, *, events: int = 400, source: Path
 
 async def interrupted(settings: Settings, seed: int, *, source: Path | None = None) -> Outcome:
     """Traffic counted by one worker process, which gets SIGTERM, or has its sessions ended, again and again."""
-    return await _troubled(settings, seed, events=400, crew=lambda varied: Crew(varied, size=1, source=source))
+    return await _troubled(
+        settings, seed, events=400, crew=lambda varied: Crew(varied, size=1, source=source, outages=True)
+    )
 
 
 async def dying(
@@ -225,7 +227,10 @@ async def dying(
 ) -> Outcome:
     """Traffic counted by two worker processes that die at every point `rounds` times, and are interrupted as well."""
     return await _troubled(
-        settings, seed, events=events, crew=lambda varied: Crew(varied, arm=each_point(rounds), source=source)
+        settings,
+        seed,
+        events=events,
+        crew=lambda varied: Crew(varied, arm=each_point(rounds), source=source, outages=True),
     )
 
 
@@ -249,16 +254,17 @@ async def _troubled(settings: Settings, seed: int, *, events: int, crew: Callabl
 
 
 async def _make_trouble(settings: Settings, crew: Crew, end: int) -> None:
-    """Stop a process or end its sessions, again and again while the position moves on."""
+    """Stop a process or end its sessions, in turn, each time some more messages have been counted since."""
     step = max(1, end // TROUBLES)
     async with pipeline.database(settings) as conn:
-        for goal in range(step, end, step):
+        for turn in range(TROUBLES):
+            goal = await pipeline.progress(settings) + step
 
-            async def reached(goal: int = goal) -> bool:
+            async def reached(goal: float = goal) -> bool:
                 return await pipeline.progress(settings) >= goal
 
-            await wait_until(reached, 60, what=f"{goal} of {end} counted")
-            if goal // step % 2:
+            await wait_until(reached, TROUBLED_LIMIT_S, what=f"{goal} of {end} counted")
+            if turn % 3 == 0:
                 crew.stop_one()
             else:
                 await conn.fetch(END_SESSIONS)

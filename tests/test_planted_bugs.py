@@ -48,19 +48,14 @@ BUGS = {
     ),
     "a retry that does not read the position, and no fence": Bug(
         (
-            ("worker.py", "PRESENCE_KEY: Final = -1", "_READ: dict[str, int] = {}\nPRESENCE_KEY: Final = -1"),
+            ("store.py", "RESUME_MARGIN_US: Final", "_READ: dict[tuple[int, ...], int] = {}\nRESUME_MARGIN_US: Final"),
+            ("store.py", TRANSACTION, f"    _READ[position.slots] = batch.last_seq\n{TRANSACTION}"),
             (
-                "worker.py",
-                "        self._read_seq = messages[-1].sequence\n",
-                "        self._read_seq = _READ[self._partition] = messages[-1].sequence\n",
-            ),
-            (
-                "worker.py",
-                "        if resume.since is None:\n",
+                "store.py",
+                "        return Resume(position, None, lost)\n",
                 (
-                    "        last_seq = _READ.get(lane.branch, resume.position.last_seq)\n"
-                    "        resume = replace(resume, position=replace(resume.position, last_seq=last_seq))\n"
-                    "        if resume.since is None:\n"
+                    "        position = replace(position, last_seq=_READ.get(slots, position.last_seq))\n"
+                    "        return Resume(position, None, lost)\n"
                 ),
             ),
             ("sql/ingest/advance_positions.sql", "  AND last_seq = $3\n", "  AND $3::BIGINT >= 0\n"),

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 RESTART_DELAY_S: Final = 1.0
 SERVER_LOOK_S: Final = 0.5  # how often the embedded servers are looked at
+LISTENING_LIMIT_S: Final = 60.0
+LISTENING_LOOK_S: Final = 0.05
 ROLES_LOG_LEVEL: Final = "warning"  # of the roles, unless ANLYT_LOG_LEVEL says something else
 STOP_LIMIT_S: Final = 15.0
 SERVERS_FILE: Final = "servers.json"
@@ -143,6 +145,7 @@ async def run(settings: Settings, *, demo: bool, as_json: bool, flags: list[str]
             story = demo_module.story(settings)
             grants |= demo_module.grants(story)
             await demo_module.load_history(settings, story, stop=stop)
+        await _wait_until_listening(settings.http_host, port, stop)
         if not stop.is_set():
             _say_ready(_url(settings.http_host, port), await _ready_keys(settings, grants) if embedded else {}, as_json)
             if demo:
@@ -194,6 +197,23 @@ def _check_port(settings: Settings) -> int:
             f"the API cannot listen on {host}:{port}: {error.strerror}; stop what listens there, or set "
             "ANLYT_HTTP_HOST and ANLYT_HTTP_PORT (0 takes a free port)"
         ) from None
+
+
+async def _wait_until_listening(host: str, port: int, stop: asyncio.Event) -> None:
+    """Until the API takes connections, or `stop`. Raises AnlytError after LISTENING_LIMIT_S."""
+    deadline = asyncio.get_running_loop().time() + LISTENING_LIMIT_S
+    while not stop.is_set():
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise AnlytError(
+                f"the API does not listen on {host}:{port} after {LISTENING_LIMIT_S:.0f} s; look at what it wrote above"
+            )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LISTENING_LOOK_S):
+                await stop.wait()
 
 
 def _url(host: str, port: int) -> str:

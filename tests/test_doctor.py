@@ -39,16 +39,16 @@ def ready(settings: Settings) -> Settings:
     return settings
 
 
-def counted(settings: Settings, *, ago: str, lost: int = 0) -> str:
+def counted(settings: Settings, *, ago_s: int, lost: int = 0) -> str:
     return f"""
         INSERT INTO anlyt.stream_positions (stream, slot, stream_created_at, last_seq, complete_through, lost_messages)
-        SELECT '{settings.stream}', slot, now(), 0, now() - INTERVAL '{ago}', {lost}
+        SELECT '{settings.stream}', slot, now(), 0, now() - make_interval(secs => {ago_s}), {lost}
         FROM generate_series(0, 15) AS slot
     """  # noqa: S608 - a test's own
 
 
 def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
-    run(execute(ready, counted(ready, ago="1 second")))
+    run(execute(ready, counted(ready, ago_s=1)))
     findings = found(ready)
 
     assert {finding.check for finding in findings.values() if finding.level == "ok"} == {
@@ -85,7 +85,7 @@ def test_partitions_that_are_missing_are_a_problem(settings: Settings) -> None:
 
 def test_a_stream_nobody_counts_is_a_warning_and_one_left_behind_a_problem(ready: Settings) -> None:
     before = found(ready)["counting"]
-    run(execute(ready, counted(ready, ago="1 hour", lost=7)))
+    run(execute(ready, counted(ready, ago_s=3600, lost=7)))
     after = found(ready)
 
     assert (before.level, before.remedy) == ("warning", "run: anlyt worker")

@@ -34,7 +34,6 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/anlyt"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 NO_METRICS = {"anlyt_reader"}  # a role
-UNUSED = {"stamina"}  # nothing imports it, so there is no reason to tell; it may only leave
 WHOLE_BODY = b"[" + b",".join([b"1"] * (BATCH_BODY_EVENTS_MAX + 1)) + b"]"
 
 
@@ -255,7 +254,7 @@ def test_every_runtime_dependency_has_its_reason() -> None:
 
     required = {re.split(r"[<>=\[]", requirement)[0] for requirement in wanted}
 
-    assert required - UNUSED <= set(listed)
+    assert required <= set(listed)
     assert set(listed) <= required
 
 

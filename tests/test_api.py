@@ -543,7 +543,15 @@ def test_the_description_names_every_route_and_parameter(database_url: str) -> N
                 "/metrics",
             }
             hourly = document["paths"]["/v1/metrics/hourly"]["get"]
-            assert [p["name"] for p in hourly["parameters"]] == ["scope", "scopeId", "from", "to", "limit", "cursor"]
+            assert [p["name"] for p in hourly["parameters"]] == [
+                "scope",
+                "scopeId",
+                "from",
+                "to",
+                "limit",
+                "cursor",
+                "format",
+            ]
             operations = [route for path in document["paths"].values() for route in path.values()]
             assert len(operations) == len({operation["operationId"] for operation in operations})
             named = {name for operation in operations for scheme in operation.get("security", []) for name in scheme}

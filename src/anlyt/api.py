@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec reads the annotations of Service
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,7 +22,7 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, intake, keys, openapi, reports, summaries, web
+from anlyt import access, exports, intake, keys, openapi, reports, summaries, web
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.postgres import pending_migrations, unavailable
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
 ANSWER_LIMIT_S: Final = 8.0  # for a whole request; the pool's statements have a shorter limit of their own
+EXPORT_LIMIT_S: Final = 600.0  # for a whole export
+EXPORTS_MAX: Final = 3  # at a time; each holds a connection of the pool
 READY_LIMIT_S: Final = 1.5
 METRICS_AGE_S: Final = 5.0  # what /metrics tells from PostgreSQL is at most so old
 FIELDS_MAX: Final = 200  # parameters of one request
@@ -68,6 +70,7 @@ class Service(msgspec.Struct, frozen=True):
     decoder: Decoder
     pace: intake.Pace
     bodies: asyncio.Semaphore
+    exports: set[str]  # ids of the keys whose exports run now
 
 
 def build_app(
@@ -92,6 +95,7 @@ def build_app(
         decoder=Decoder(rules_of(settings)),
         pace=intake.Pace(),
         bodies=asyncio.Semaphore(BODIES_MAX),
+        exports=set(),
     )
     app = FastAPI(
         title="anlyt",
@@ -104,7 +108,7 @@ def build_app(
     )
     app.add_middleware(cast("Any", web.protected), telemetry=telemetry)
     for name, report in REPORTS.items():
-        _add(app, report.path, _guarded(service, "metrics:read", _rows_handler(name)), **openapi.describe_rows(name))
+        _add(app, report.path, _rows(service, name), **openapi.describe_rows(name))
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
     _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary), **openapi.describe_summary())
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
@@ -130,12 +134,50 @@ def _add(
 # -------------------------------------------------------------------------------------------------------------- routes
 
 
-def _rows_handler(name: ReportName) -> Handler:
+def _rows(service: Service, name: ReportName) -> Callable[[Request], Awaitable[Response]]:
+    """One of the four row routes: a page of JSON, or the whole period as a file."""
+    page = _guarded(service, "metrics:read", _page_handler(name))
+
+    async def endpoint(request: Request) -> Response:
+        wanted = [value for parameter, value in _read_pairs(request) if parameter == "format"]
+        if not wanted or wanted == ["json"]:
+            return await page(request)
+        return web.Streamed(lambda begin, piece: _export(service, name, request, (begin, piece)))
+
+    return endpoint
+
+
+def _page_handler(name: ReportName) -> Handler:
     async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Page:
         query = read_query(name, _read_pairs(request), grant=grant, now=service.clock())
         return await reports.read_page(conn, grant, query, settings=service.settings)
 
     return rows
+
+
+async def _export(service: Service, name: ReportName, request: Request, answer: tuple[web.Begin, web.Piece]) -> None:
+    """Write a whole period. An export holds a connection, so there are few at a time, and one of each key."""
+    begin, piece = answer
+    async with _admitted(service, request, "metrics:read", limit_s=EXPORT_LIMIT_S) as (conn, grant):
+        query = read_query(name, _read_pairs(request), grant=grant, now=service.clock())
+        key_id: str = request.state.key_id
+        if key_id in service.exports or len(service.exports) >= EXPORTS_MAX:
+            raise RequestError(
+                f"{len(service.exports)} exports run now, of at most {EXPORTS_MAX}, and one of each key; "
+                "ask again when one has ended",
+                status=429,
+                code="too-fast",
+            )
+        service.exports.add(key_id)
+        try:
+            async with aclosing(reports.stream_rows(conn, grant, query, settings=service.settings)) as stream:
+                fresh, _ = await anext(stream)
+                await begin(exports.headers(query, fresh))
+                await piece(exports.encode_head(query))
+                async for _, rows in stream:
+                    await piece(exports.encode_rows(query, rows))
+        finally:
+            service.exports.discard(key_id)
 
 
 async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:
@@ -278,13 +320,13 @@ def _guarded(
 
 @asynccontextmanager
 async def _admitted(
-    service: Service, request: Request, permission: access.Permission
+    service: Service, request: Request, permission: access.Permission, *, limit_s: float = ANSWER_LIMIT_S
 ) -> AsyncGenerator[tuple[PooledConnection, Grant]]:
     """The Grant of a request's key, and a connection to read with. Raises the 401, 403, 429 and 503."""
     presented = _present(service, request)
     with unavailable():
         async with (
-            asyncio.timeout(ANSWER_LIMIT_S),
+            asyncio.timeout(limit_s),
             service.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
         ):
             grant = await _admit(service, conn, request, presented)

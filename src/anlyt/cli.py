@@ -751,6 +751,46 @@ _query_command("operators", "Hourly performance of operators, with p95 latency."
 _query_command("accounts", "Daily usage and cost of accounts.")
 
 
+_EXPORT_FORMATS: Final = ("csv", "ndjson")
+
+
+@app.command("export")
+def export_rows(  # noqa: PLR0913 - one option a parameter
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(help="hourly, daily, operators or accounts.")],
+    *,
+    scope: Annotated[str | None, typer.Option(help="PLATFORM, OPERATOR or ACCOUNT; hourly and daily only.")] = None,
+    ids: Annotated[list[str] | None, typer.Option(*_ID_OPTIONS, help="Only this id; repeatable.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Inclusive: -24h, -30d or RFC 3339.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Exclusive; default now.")] = None,
+    form: Annotated[str, typer.Option("--format", help="csv or ndjson.")] = "csv",
+    output: Annotated[Path | None, typer.Option(help="File; without it, stdout.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stream a table and period to a file; its row count and SHA-256 go to stderr, or with --json to stdout.
+
+    Example: anlyt export daily --from 2026-04-01 --to 2026-05-01 --output april.csv
+    """
+    from anlyt import exports
+    from anlyt.queries import REPORTS
+
+    name: ReportName | None = next((known for known in REPORTS if known == table), None)
+    if name is None or form not in _EXPORT_FORMATS:
+        raise UsageError(
+            f"there is no export of {table!r} as {form!r}: tables are {', '.join(REPORTS)}, formats csv and ndjson"
+        )
+    if as_json and output is None:
+        raise UsageError("--json needs --output: without it the rows themselves go to stdout")
+    given = {"scope": scope, "from": start, "to": end, "format": form}
+    pairs = [(parameter, value) for parameter, value in given.items() if value is not None]
+    pairs += [(REPORTS[name].id_parameter, value) for value in ids or []]
+    done = _run(exports.export(_connected(ctx), name, pairs, output))
+    if as_json:
+        _print_json({"rows": done.rows, "sha256": done.sha256, "output": str(output)})
+    else:
+        _say(f"{done.rows:,} rows, sha256 {done.sha256}")
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from anlyt import intake, summaries
+from anlyt import intake, reports, summaries
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.queries import PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
 
@@ -78,7 +78,11 @@ def complete(app: FastAPI) -> None:
 
 def describe_rows(name: ReportName) -> dict[str, Any]:
     """One of the four row routes."""
-    return _describe(f"list{name.title()}", REPORTS[name].meaning, list(parameter_names(name)))
+    described = _describe(f"list{name.title()}", REPORTS[name].meaning, list(parameter_names(name)))
+    text = {"schema": {"type": "string"}}
+    whole = {"text/csv": text, "application/x-ndjson": text}
+    answer = {"description": "A page as JSON, or with `format` all rows.", "content": _json(_page_of(name)) | whole}
+    return described | {"responses": {200: answer, **described["responses"]}}
 
 
 def describe_status() -> dict[str, Any]:
@@ -110,6 +114,16 @@ def describe_events() -> dict[str, Any]:
         "responses": {202: accepted, **_problems(_EVENT_ANSWERS)},
         "openapi_extra": {"security": _SECURITY, "requestBody": {"required": True, "content": content}},
     }
+
+
+def _page_of(name: ReportName) -> dict[str, Any]:
+    """A page with rows of their own kind."""
+    parts = {
+        "data": {"type": "array", "items": schema_of(reports.ROWS[name])},
+        "next": {"type": ["string", "null"], "description": "The cursor of the page behind; null at the end."},
+        "meta": schema_of(reports.Meta),
+    }
+    return {"type": "object", "required": list(parts), "properties": parts}
 
 
 def schema_of(record: type) -> dict[str, Any]:

@@ -39,10 +39,12 @@ Sort = Literal[
     "avgLatencyMs",
 ]
 Order = Literal["desc", "asc"]
+Format = Literal["json", "csv", "ndjson"]
 
 GROUPINGS: Final[tuple[GroupBy, ...]] = get_args(GroupBy)
 SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 IDS_MAX: Final = 100  # ids one request may name
@@ -102,6 +104,10 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "to": Parameter("End of the period, exclusive; written like `from`.", {"type": "string", "default": "now"}),
     "limit": Parameter(
         "Rows of one page.", {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}
+    ),
+    "format": Parameter(
+        "`json` is one page; `csv` and `ndjson` stream the whole period, without `limit` and `cursor`.",
+        {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]},
     ),
     "groupBy": Parameter(
         "One row for the whole period, for each operator or account (`scopeId`), or for each hour, day or month.",
@@ -178,6 +184,7 @@ class Query(Struct, frozen=True):
     limit: int
     after: Key | None
     context: bytes  # what a cursor of this question is bound to
+    format: Format = "json"
 
     @property
     def report(self) -> Report:
@@ -203,13 +210,17 @@ class SummaryQuery(Struct, frozen=True):
 def parameter_names(name: ReportName) -> tuple[str, ...]:
     """The parameters a report takes."""
     scope = ("scope",) if REPORTS[name].scope is None else ()
-    return (*scope, REPORTS[name].id_parameter, "from", "to", "limit", "cursor")
+    return (*scope, REPORTS[name].id_parameter, "from", "to", "limit", "cursor", "format")
 
 
 def read_query(name: ReportName, pairs: Sequence[tuple[str, str]], *, grant: Grant, now: datetime) -> Query:
     """Check every parameter of a request. Raises RequestError: 422, or 400 for a cursor that does not fit."""
     report = REPORTS[name]
     given = _collect(pairs, parameter_names(name))
+    wanted: Format = _read_choice("format", given, FORMATS)
+    for parameter in ("limit", "cursor"):
+        if wanted != "json" and parameter in given:
+            raise _invalid(parameter, given[parameter][0], f"is not taken with format={wanted}, which has all rows")
     scope = _read_scope(given.get("scope"), report)
     context = _context(name, given, grant)
     if "cursor" in given:
@@ -226,6 +237,7 @@ def read_query(name: ReportName, pairs: Sequence[tuple[str, str]], *, grant: Gra
         limit=_read_limit(given.get("limit", [str(LIMIT_DEFAULT)])[0]),
         after=after,
         context=context,
+        format=wanted,
     )
 
 
@@ -427,7 +439,7 @@ def _context(name: ReportName, given: Mapping[str, list[str]], grant: Grant) -> 
     return msgspec.json.encode((name, asked, grant.scope, sorted(grant.scope_ids)))
 
 
-_OF_ONE_PAGE: Final = frozenset({"limit", "cursor"})
+_OF_ONE_PAGE: Final = frozenset({"limit", "cursor", "format"})
 
 
 def _tag(context: bytes, body: bytes) -> bytes:

@@ -21,7 +21,7 @@ from anlyt.settings import PARTITIONS_MAX
 from anlyt.telemetry import OUTCOMES, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from asyncpg import Connection, Record
     from asyncpg.pool import PoolConnectionProxy
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 STREAM_SLOTS: Final = PARTITIONS_MAX  # the stream is cut into as many slots as it can have partitions
 STATUS_LETTERS_MAX: Final = 100_000  # dead letters looked at for their reasons, the latest
 STATUS_BACKFILLS_MAX: Final = 20
+ROWS_AT_ONCE: Final = 1_000  # of a stream of rows
 _BEFORE_ALL: Final = timedelta(microseconds=1)
 _NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -119,27 +120,50 @@ async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings
     )
 
 
+async def stream_rows(
+    conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings
+) -> AsyncGenerator[tuple[Freshness, list[Struct]]]:
+    """All rows of a question, ROWS_AT_ONCE at a time, from one snapshot and in constant memory; first of all none.
+
+    The first item says how fresh the rows behind it are. Raises RequestError 404 for an id `grant` may not see.
+    """
+    visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        await conn.execute(sql("read/plan_each_time"))
+        fresh = await read_freshness(conn, settings)
+        yield fresh, []
+        if visible is None:
+            return
+        name, values = _statement(visible, query, limit=None)
+        cursor = await conn.cursor(sql(name), *values)
+        while records := await cursor.fetch(ROWS_AT_ONCE):
+            yield fresh, [_make_row(query.name, record, fresh, settings.max_message_age) for record in records]
+
+
 async def _read_records(conn: AnyConnection, visible: Visible, query: Query) -> list[Record]:
     """One row more than the page holds, so that its end is known."""
+    name, values = _statement(visible, query, limit=query.limit + 1)
+    return await conn.fetch(sql(name), *values)
+
+
+def _statement(visible: Visible, query: Query, *, limit: int | None) -> tuple[str, tuple[object, ...]]:
+    """The statement that reads what is visible of a question, and its values. A limit of None is none."""
     after = query.after or Key(query.start - _BEFORE_ALL, "", _NIL_UUID)
     period = (query.start, query.end, after.bucket)
     ids = None if visible.ids is None else list(visible.ids)
-    limit = query.limit + 1
     match query.name:
         case "hourly" | "daily":
             place = (*period, after.scope, after.scope_id, SCOPES if visible.scope is None else [visible.scope])
             if visible.scope == "PLATFORM":
                 ids = ids or [PLATFORM_ID]
             if ids is None:
-                return await conn.fetch(
-                    sql("read/list_hourly" if query.name == "hourly" else "read/list_daily"), *place, limit
-                )
+                return "read/list_hourly" if query.name == "hourly" else "read/list_daily", (*place, limit)
             name = "read/list_hourly_of_ids" if query.name == "hourly" else "read/list_daily_of_ids"
-            return await conn.fetch(sql(name), *place, ids, limit)
+            return name, (*place, ids, limit)
         case "operators":
-            return await conn.fetch(sql("read/list_operators"), *period, after.scope_id, ids, limit)
+            return "read/list_operators", (*period, after.scope_id, ids, limit)
         case "accounts":
-            return await conn.fetch(sql("read/list_accounts"), *period, after.scope_id, ids, limit)
+            return "read/list_accounts", (*period, after.scope_id, ids, limit)
         case _:
             assert_never(query.name)
 

@@ -29,12 +29,15 @@ from anlyt.cloudevents import BODY_BYTES_MAX
 from anlyt.errors import ConfigurationError, DatabaseUnavailable, RequestError, StreamUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from anlyt.telemetry import Telemetry
+
+    Begin = Callable[[Mapping[str, str]], Awaitable[None]]
+    Piece = Callable[[bytes], Awaitable[None]]
 
 QUERY_BYTES_MAX: Final = 8_192  # of the part of an address behind the question mark
 HEADERS_BYTES_MAX: Final = 16_384
@@ -138,6 +141,45 @@ def too_fast(wait_s: float, limit: str) -> Response:
     """A 429 that says when to come back."""
     seconds = str(math.ceil(wait_s))
     return problem(429, "too-fast", f"{limit}; send this again in {seconds} s", headers={"retry-after": seconds})
+
+
+class Streamed(Response):
+    """An answer that writes itself piece by piece, and is given up when the caller goes away.
+
+    `write` gets a function that begins the answer and one that sends a piece. Until it has begun, errors become
+    problems as everywhere; after that they break the connection, so that a part is never taken for the whole.
+    """
+
+    def __init__(self, write: Callable[[Begin, Piece], Coroutine[Any, Any, None]]) -> None:
+        super().__init__()
+        self._write = write
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the answer, as long as somebody reads it."""
+
+        async def begin(headers: Mapping[str, str]) -> None:
+            pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": 200, "headers": pairs})
+
+        async def piece(body: bytes) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        writing = asyncio.create_task(self._write(begin, piece), name="streamed answer")
+        leaving = asyncio.create_task(_left(receive), name="wait for the caller to leave")
+        try:
+            await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            for task in (writing, leaving):
+                task.cancel()
+            await asyncio.gather(writing, leaving, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _on_request_error(_request: Request, error: Exception) -> Response:

@@ -1,0 +1,148 @@
+"""Rows as files: CSV and NDJSON, written piece by piece while they are read.
+
+In: a checked Query and rows of reports.stream_rows. Out: bytes, with the JSON's names and values, and for the command
+line a file with its row count and SHA-256. A file is whole or not there: it gets its name when the last row is written.
+CSV text that a spreadsheet would run (= + - @ first) is defused with a quote mark, in text columns only.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import sys
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from anlyt import reports
+from anlyt.access import make_grant
+from anlyt.errors import AnlytError, RequestError, UsageError
+from anlyt.postgres import session
+from anlyt.queries import ReportName, read_query
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+    from pathlib import Path
+
+    from anlyt.queries import Query
+    from anlyt.settings import Settings
+
+MEDIA_TYPES: Final = {"csv": "text/csv; charset=utf-8; header=present", "ndjson": "application/x-ndjson"}
+TEXT_COLUMNS: Final = frozenset({"scope", "scopeId", "operatorId", "accountId"})
+DEFUSED: Final = ("=", "+", "-", "@", "\t", "\r")
+EXPORT_STATEMENT_TIMEOUT_S: Final = 300.0  # of the command, for one fetch
+
+
+class Exported(Struct, frozen=True):
+    """What a file holds."""
+
+    rows: int
+    sha256: str
+
+
+# -------------------------------------------------------------------------------------------------------------- pieces
+
+
+def headers(query: Query, fresh: reports.Freshness) -> dict[str, str]:
+    """The headers of an answer that is a file; how fresh its rows are stands there, as `meta` stands in JSON."""
+    start, end = (moment.strftime("%Y%m%dT%H%M%SZ") for moment in (query.start, query.end))
+    through = {} if fresh.complete_through is None else {"anlyt-complete-through": _iso(fresh.complete_through)}
+    return {
+        "content-type": MEDIA_TYPES[query.format],
+        "content-disposition": f'attachment; filename="anlyt-{query.name}-{start}-{end}.{query.format}"',
+        "anlyt-as-of": _iso(fresh.as_of),
+        **through,
+    }
+
+
+def encode_head(query: Query) -> bytes:
+    """What stands before the rows: in CSV the columns' names."""
+    return b"" if query.format == "ndjson" else _csv([reports.ROWS[query.name].__struct_encode_fields__])
+
+
+def encode_rows(query: Query, rows: Sequence[Struct]) -> bytes:
+    """Rows, each with its line end."""
+    if query.format == "ndjson":
+        return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    return _csv([_cells(msgspec.to_builtins(row)) for row in rows])
+
+
+def _cells(row: Mapping[str, Any]) -> list[object]:
+    return [_cell(name, value) for name, value in row.items()]
+
+
+def _cell(name: str, value: object) -> object:
+    if name in TEXT_COLUMNS and isinstance(value, str) and value.startswith(DEFUSED):
+        return f"'{value}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value  # None becomes an empty cell
+
+
+def _csv(lines: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    return text.getvalue().encode()
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+async def export(settings: Settings, name: ReportName, pairs: list[tuple[str, str]], output: Path | None) -> Exported:
+    """Write a table's rows to a file, or to stdout (None). Raises UsageError for what cannot be asked or written."""
+    assert settings.database_url is not None
+    grant = make_grant("PLATFORM", [], ["metrics:read"])
+    digest, count = hashlib.sha256(), 0
+    try:
+        query = read_query(name, pairs, grant=grant, now=datetime.now(UTC))
+    except RequestError as error:
+        raise UsageError(str(error)) from None
+    with _writable(output) as file:
+        async with (
+            session(
+                settings.database_url.get_secret_value(),
+                application="anlyt-export",
+                statement_timeout_s=EXPORT_STATEMENT_TIMEOUT_S,
+            ) as conn,
+            aclosing(reports.stream_rows(conn, grant, query, settings=settings)) as stream,
+        ):
+            digest.update(_written(file, encode_head(query)))
+            async for _, rows in stream:
+                digest.update(_written(file, encode_rows(query, rows)))
+                count += len(rows)
+    return Exported(count, digest.hexdigest())
+
+
+def _written(file: IO[bytes], piece: bytes) -> bytes:
+    """The piece, when the file has it."""
+    try:
+        file.write(piece)
+    except OSError as error:  # told here, because around this an OSError is one of PostgreSQL's
+        raise AnlytError(f"the export could not be written to its end: {error.strerror}") from None
+    return piece
+
+
+@contextmanager
+def _writable(output: Path | None) -> Generator[IO[bytes]]:
+    """A file that gets its name at the end; nothing is left of it after an error."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = output.with_name(output.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(output)
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)

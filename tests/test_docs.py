@@ -245,11 +245,12 @@ def test_the_subject_transform_is_the_one_that_is_made() -> None:
 
 def test_every_runtime_dependency_has_its_reason() -> None:
     project = tomllib.loads(text_of("pyproject.toml"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
     listed = [
-        re.sub(r" \(.*", "", name)
+        name
         for row in table(text_of("docs/adr/0002-dependencies.md"), "dependency")
-        for name in row[0].split(", ")
+        for name in re.sub(r" \(.*?\)", "", row[0]).split(", ")
     ]
 
     required = {re.split(r"[<>=\[]", requirement)[0] for requirement in wanted}

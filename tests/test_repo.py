@@ -30,7 +30,7 @@ EXEMPT = {Path("tests/test_repo.py"), Path("tests/oracle.py")}
 # Files that do not keep a rule yet. A file that joins fails the rule's test, and so does one that keeps it by now.
 BEHIND: dict[str, set[str]] = {
     "reason": {"src/anlyt/keeper.py"},
-    "600 lines": {"src/anlyt/cli.py"},
+    "600 lines": set(),
     "print": set(),
 }
 LINES_MAX = 600
@@ -268,7 +268,7 @@ def test_only_the_commands_talk_with_print() -> None:
     """Everything else returns, raises or logs; cli.py has typer.echo."""
     found = [
         f"{file}:{node.lineno}"
-        for file in tracked(r"src/.*\.py", r"src/anlyt/cli\.py")
+        for file in tracked(r"src/.*\.py", r"src/anlyt/cli\w*\.py")
         for node in ast.walk(ast.parse(read(file)))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

@@ -1,0 +1,127 @@
+"""What the commands share: settings, running a coroutine until it ends or a signal comes, printing.
+
+Data goes to stdout, talk to stderr. What costs time to import is imported inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from anlyt.errors import AnlytError, ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from anlyt.settings import Settings
+
+Result = TypeVar("Result")
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve Prometheus metrics on ANLYT_HTTP_HOST at this port; 0: any free one."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def read_settings(ctx: typer.Context, **flags: object) -> Settings:
+    """The settings of flags, environment and file, with the logs set up as they say."""
+    from anlyt import settings as settings_module
+    from anlyt import telemetry
+
+    settings = settings_module.load(ctx.obj | flags)
+    telemetry.configure_logs(settings.log_format, settings.log_level)
+    return settings
+
+
+def connected(ctx: typer.Context, **flags: object) -> Settings:
+    """The settings with both addresses: as set, or those of the embedded servers that run in the data directory."""
+    settings = read_settings(ctx, **flags)
+    if settings.database_url is not None and settings.nats_url is not None:
+        return settings
+    from anlyt import up
+
+    found = up.running_servers(settings.data_dir)
+    if found is None:
+        missing = "ANLYT_DATABASE_URL" if settings.database_url is None else "ANLYT_NATS_URL"
+        where = settings.data_dir.absolute()
+        raise ConfigurationError(f"{missing} is not set, and no embedded servers run in {where} (start them: anlyt up)")
+    return up.with_servers(settings, found)
+
+
+def run_work(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run one coroutine to its end."""
+    import uvloop
+
+    return uvloop.run(work)
+
+
+def run_until_stopped(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run until SIGTERM or SIGINT sets the event; a second signal ends the process at once."""
+    import asyncio
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(AnlytError.exit_code)
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await serve(stop)
+
+    run_work(guarded())
+
+
+def read_duration(name: str, text: str | None) -> timedelta | None:
+    """An option like 60s, 2h or 30d. Raises UsageError, which names the option."""
+    from anlyt.settings import parse_duration
+
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--{name} {error}, not {text!r}") from None
+
+
+def database_url(settings: Settings) -> str:
+    """The address of PostgreSQL, password included."""
+    assert settings.database_url is not None  # connected saw to it
+    return settings.database_url.get_secret_value()
+
+
+def nats_url(settings: Settings) -> str:
+    """The address of NATS, credentials included."""
+    assert settings.nats_url is not None  # connected saw to it
+    return settings.nats_url.get_secret_value()
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, hide: tuple[str, ...] = ()) -> None:
+    """Rows as JSON, or as a table without the columns in `hide`."""
+    if as_json:
+        print_json(rows)
+        return
+    from anlyt.terminal import print_table
+
+    print_table([{name: value for name, value in row.items() if name not in hide} for row in rows])
+
+
+def say(text: str) -> None:
+    """Talk: a line on stderr."""
+    typer.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """Data: one JSON document on stdout."""
+    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: object) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)

@@ -26,7 +26,9 @@ async def service(url: str, **changes: Any) -> AsyncIterator[tuple[httpx2.AsyncC
     """A client of the API over the database at `url`, and a connection of the test's own."""
     pool = await open_pool(url, application="anlyt-api", size_max=4, statement_timeout_s=5)
     conn = await connect(url, application="anlyt-tests")
-    settings = changes.pop("settings", None) or Settings.model_validate({"stream": "T", "currency": "USD"})
+    settings = changes.pop("settings", None) or Settings.model_validate(
+        {"stream": "T", "currency": "USD", "database_url": url}
+    )
     app = api.build_app(pool=pool, settings=settings, telemetry=changes.pop("telemetry", Telemetry()), **changes)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     try:

@@ -171,6 +171,14 @@ def require(grant: Grant, permission: Permission) -> None:
         )
 
 
+def require_staff(grant: Grant) -> None:
+    """Raise the 403 for a key that is not the platform's."""
+    if grant.scope != "PLATFORM":
+        raise RequestError(
+            "this is for platform staff: the key must be of scope PLATFORM", status=403, code="forbidden"
+        )
+
+
 def see(grant: Grant, scope: Scope | None, ids: tuple[str, ...] | None, *, parameter: str) -> Visible | None:
     """What of the rows that were asked for a Grant may see; None when that is nothing.
 

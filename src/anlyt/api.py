@@ -22,12 +22,13 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, exports, intake, keys, openapi, reports, summaries, web
+from anlyt import access, desk, exports, intake, keys, openapi, reports, summaries, web
+from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
-from anlyt.queries import REPORTS, ReportName, read_query, read_summary, refuse_parameters
+from anlyt.queries import REPORTS, ReportName, read_letters_query, read_query, read_summary, refuse_parameters
 from anlyt.telemetry import METRICS_CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from anlyt.settings import Settings
 
     PooledConnection = PoolConnectionProxy[Record]
+    DeskWork = Callable[["Service", Request], Awaitable[object]]
     Handler = Callable[["Service", PooledConnection, Grant, Request], Awaitable[Any]]
 
 CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
@@ -49,6 +51,7 @@ EXPORTS_MAX: Final = 3  # at a time; each holds a connection of the pool
 READY_LIMIT_S: Final = 1.5
 METRICS_AGE_S: Final = 5.0  # what /metrics tells from PostgreSQL is at most so old
 FIELDS_MAX: Final = 200  # parameters of one request
+DESK_CHANGES_MAX: Final = 2  # retries and discards at the same time; more wait
 BODIES_MAX: Final = 32  # read and judged at the same time, each up to BODY_BYTES_MAX
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -70,6 +73,7 @@ class Service(msgspec.Struct, frozen=True):
     decoder: Decoder
     pace: intake.Pace
     bodies: asyncio.Semaphore
+    desk: asyncio.Semaphore
     exports: set[str]  # ids of the keys whose exports run now
 
 
@@ -95,6 +99,7 @@ def build_app(
         decoder=Decoder(rules_of(settings)),
         pace=intake.Pace(),
         bodies=asyncio.Semaphore(BODIES_MAX),
+        desk=asyncio.Semaphore(DESK_CHANGES_MAX),
         exports=set(),
     )
     app = FastAPI(
@@ -112,6 +117,11 @@ def build_app(
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
     _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary), **openapi.describe_summary())
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
+    letters = "/v1/dead-letters"
+    _add(app, letters, _desk(service, _list_letters), **openapi.describe_letters())
+    _add(app, letters + "/{sequence}/{index}", _desk(service, _show_letter), **openapi.describe_letter())
+    _add(app, letters + "/retry", _desk(service, _retry_letters), method="POST", **openapi.describe_retry())
+    _add(app, letters + "/discard", _desk(service, _discard_letters), method="POST", **openapi.describe_discard())
     _add(app, "/livez", _livez, operation_id="getLiveness", summary="Is the process alive?")
     _add(app, "/readyz", _readyz(service), operation_id="getReadiness", summary="Can it serve? 503 with the reason.")
     _add(app, "/metrics", _metrics(service), operation_id="getMetrics", summary="Metrics in Prometheus' text format.")
@@ -242,6 +252,49 @@ def _receipt(fates: list[intake.Fate]) -> Response:
             events=fates,
         )
     return web.json_answer(intake.Receipt(fates, tally), status=202)
+
+
+def _desk(service: Service, work: DeskWork) -> Callable[[Request], Awaitable[Response]]:
+    """A route of the staff's desk. The connection that admits the key is given back before the work begins."""
+
+    async def endpoint(request: Request) -> Response:
+        web.check_accept(request)
+        async with _admitted(service, request, "admin") as (_, grant):
+            access.require_staff(grant)
+        return web.json_answer(await work(service, request))
+
+    return endpoint
+
+
+async def _list_letters(service: Service, request: Request) -> desk.ListedPage:
+    return await desk.list_page(service.settings, read_letters_query(_read_pairs(request)))
+
+
+async def _show_letter(service: Service, request: Request) -> desk.ShownLetters:
+    refuse_parameters(_read_pairs(request))
+    return await desk.show(service.settings, request.path_params["sequence"], request.path_params["index"])
+
+
+async def _retry_letters(service: Service, request: Request) -> desk.RetriedPart:
+    body = await _read_choice(request)
+    async with service.desk:
+        done = await desk.retry(service.settings, body, crash=CrashPoints())
+    log.info("letters-retried", key_id=request.state.key_id, **msgspec.structs.asdict(done.data))
+    return done
+
+
+async def _discard_letters(service: Service, request: Request) -> desk.DiscardedPart:
+    body = await _read_choice(request)
+    async with service.desk:
+        done = await desk.discard(service.settings, body)
+    log.info("letters-discarded", key_id=request.state.key_id, **msgspec.structs.asdict(done.data))
+    return done
+
+
+async def _read_choice(request: Request) -> bytes:
+    refuse_parameters(_read_pairs(request))
+    web.check_body_headers(request, ["application/json"])
+    return await web.read_body(request)
 
 
 async def _livez() -> Response:

@@ -51,6 +51,16 @@ KNOWN_MAX: Final = 100_000  # remembered ids and seconds; more are read again
 DEDUPE_WINDOW_US: Final = 48 * HOUR_US  # W of the exactly-once window
 CLOCK_MARGIN_US: Final = 15 * MINUTE_US  # W is shortened by this, so that ids outlive every accepted copy
 FUTURE_MAX_US: Final = 5 * MINUTE_US
+REASONS: Final = (  # of dead letters, in the order they are checked
+    "too_large",
+    "malformed",
+    "unknown_type",
+    "invalid_field",
+    "currency_mismatch",
+    "in_future",
+    "stale",
+    "too_late",
+)
 HOT_RETENTION_US: Final = 90 * DAY_US  # a backfill must lie inside it
 
 BACKFILL_HEADER: Final = "anlyt-backfill"

@@ -25,6 +25,7 @@ from anlyt.events import (
     BACKFILL_HEADER,
     DAY_US,
     HOT_RETENTION_US,
+    REASONS,
     Decoded,
     Decoder,
     Letter,
@@ -35,6 +36,7 @@ from anlyt.events import (
     to_instant,
 )
 from anlyt.postgres import ensure_partitions, session, sql
+from anlyt.queries import LETTER_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,22 +44,20 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
     from anlyt.crash import CrashPoints
+    from anlyt.postgres import AnyConnection
 
-REASONS: Final = (
-    "too_large",
-    "malformed",
-    "unknown_type",
-    "invalid_field",
-    "currency_mismatch",
-    "in_future",
-    "stale",
-    "too_late",
-)
-STATES: Final = ("open", "counted", "duplicate", "ignored", "discarded", "all")
+    PagePlace = tuple[datetime, int, int, datetime]  # recorded_at, sequence, index, published_at of a letter
+    RetryPlace = tuple[int, int, datetime]  # sequence, index, published_at
+
 OUTCOMES: Final[tuple[str, ...]] = ("counted", "duplicate", "ignored", "failed")  # of a retry
 LIST_MAX: Final = 10_000
 RETRY_LETTERS_MAX: Final = 50  # in one transaction; a letter may be as large as a message
 DISCARD_LETTERS_MAX: Final = 10_000  # in one transaction
+BIGINT_MAX: Final = 2**63 - 1
+INT_MAX: Final = 2**31 - 1
+RETRY_START: Final[RetryPlace] = (0, 0, datetime(1970, 1, 1, tzinfo=UTC))
+_AFTER_ALL: Final = datetime(2200, 1, 1, tzinfo=UTC)
+_BEFORE_ALL: Final[PagePlace] = (_AFTER_ALL, BIGINT_MAX, INT_MAX, _AFTER_ALL)
 STALE_LOAD: Final = "dead-letters"  # the backfill that letters retried with --accept-stale are recorded under
 
 
@@ -67,6 +67,11 @@ class Selection(Struct, frozen=True):
     sequence: int | None = None
     index: int | None = None
     reason: str | None = None
+
+    @property
+    def values(self) -> tuple[int | None, int | None, str | None]:
+        """As the statements take them."""
+        return self.sequence, self.index, self.reason
 
 
 class Kept(Struct, frozen=True):
@@ -98,17 +103,25 @@ async def list_letters(
 ) -> list[dict[str, Any]]:
     """The newest letters first, without their bodies. Raises UsageError for an odd reason, state or limit."""
     _check_reason(reason)
-    if state not in STATES:
-        raise UsageError(f"--state {state!r} is not a state; the states are {', '.join(STATES)}")
+    if state not in LETTER_STATES:
+        raise UsageError(f"--state {state!r} is not a state; the states are {', '.join(LETTER_STATES)}")
     if not 1 <= limit <= LIST_MAX:
         raise UsageError(f"--limit must be from 1 to {LIST_MAX}, but is {limit}")
-    rows = await _fetch(url, "letters/list_letters", stream, reason, limit, state)
-    return [dict(row) for row in rows]
+    async with session(url, application="anlyt-dead-letters") as conn:
+        return [dict(row) for row in await find_page(conn, stream, (reason, state), limit=limit)]
+
+
+async def find_page(
+    conn: AnyConnection, stream: str, wanted: tuple[str | None, str], *, limit: int, after: PagePlace | None = None
+) -> list[Record]:
+    """Letters with a reason (None: any) in a state, newest first, behind a place in that order."""
+    return await conn.fetch(sql("letters/list_page"), stream, *wanted, limit, *(after or _BEFORE_ALL))
 
 
 async def read_letter(url: str, stream: str, sequence: int, *, index: int) -> list[dict[str, Any]]:
     """One letter with headers, body and history. Raises AnlytError when there is none."""
-    rows = await _fetch(url, "letters/read_letter", stream, sequence, index)
+    async with session(url, application="anlyt-dead-letters") as conn:
+        rows = await conn.fetch(sql("letters/read_letter"), stream, sequence, index)
     if not rows:
         raise AnlytError(
             f"there is no dead letter {stream} {sequence} {index}; list them with: anlyt dead-letters list"
@@ -117,18 +130,17 @@ async def read_letter(url: str, stream: str, sequence: int, *, index: int) -> li
 
 
 def _readable(body: bytes) -> dict[str, str]:
+    text = read_text(body)
+    return {"body": base64.b64encode(body).decode(), "body_encoding": "base64"} if text is None else {"body": text}
+
+
+def read_text(body: bytes) -> str | None:
+    """The body as text that can be shown; None when it is none."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        text = "\x00"
-    if text.isprintable() or all(c.isprintable() or c in "\r\n\t" for c in text):
-        return {"body": text}
-    return {"body": base64.b64encode(body).decode(), "body_encoding": "base64"}
-
-
-async def _fetch(url: str, name: str, *values: object) -> list[Record]:
-    async with session(url, application="anlyt-dead-letters") as conn:
-        return await conn.fetch(sql(name), *values)
+        return None
+    return text if all(c.isprintable() or c in "\r\n\t" for c in text) else None
 
 
 # ------------------------------------------------------------------------------------------------------------ choosing
@@ -144,13 +156,19 @@ def select_letters(sequence: int | None, index: int | None, *, reason: str | Non
 
 async def count_open(url: str, stream: str, selection: Selection) -> int:
     """How many letters are chosen. Raises AnlytError when those that were named are not there, or not open."""
-    [row] = await _fetch(url, "letters/count_open", stream, selection.sequence, selection.index, selection.reason)
-    if row["count"] == 0 and selection.sequence is not None:
+    async with session(url, application="anlyt-dead-letters") as conn:
+        count = await count_chosen(conn, stream, selection)
+    if count == 0 and selection.sequence is not None:
         which = f"{selection.sequence}" if selection.index is None else f"{selection.sequence} {selection.index}"
         raise AnlytError(
             f"there is no open dead letter {stream} {which}; list all with: anlyt dead-letters list --state all"
         )
-    return int(row["count"])
+    return count
+
+
+async def count_chosen(conn: AnyConnection, stream: str, selection: Selection) -> int:
+    """How many open letters a selection has."""
+    return int(await conn.fetchval(sql("letters/count_open"), stream, *selection.values))
 
 
 def _check_reason(reason: str | None) -> None:
@@ -163,15 +181,19 @@ def _check_reason(reason: str | None) -> None:
 
 async def discard_letters(url: str, stream: str, selection: Selection) -> int:
     """Mark the chosen open letters as discarded; how many they were."""
-    chosen = selection.sequence, selection.index, selection.reason
     total = 0
     marked = DISCARD_LETTERS_MAX
     async with session(url, application="anlyt-dead-letters") as conn:
         while marked == DISCARD_LETTERS_MAX:
-            status = await conn.execute(sql("letters/discard_open"), stream, *chosen, DISCARD_LETTERS_MAX)
-            marked = int(status.split()[-1])
+            marked = await discard_some(conn, stream, selection)
             total += marked
     return total
+
+
+async def discard_some(conn: AnyConnection, stream: str, selection: Selection) -> int:
+    """Mark at most DISCARD_LETTERS_MAX of the chosen open letters as discarded; how many they were."""
+    status = await conn.execute(sql("letters/discard_open"), stream, *selection.values, DISCARD_LETTERS_MAX)
+    return int(status.split()[-1])
 
 
 # ------------------------------------------------------------------------------------------------------------ retrying
@@ -196,17 +218,26 @@ async def retry_letters(
     now, or failed again and stay open.
     """
     outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
-    after = (0, 0, datetime(1970, 1, 1, tzinfo=UTC))
-    chosen = selection.sequence, selection.index, selection.reason
+    after: RetryPlace | None = RETRY_START
     async with session(url, application="anlyt-dead-letters") as conn:
         retry = Retrying(conn, stream, Decoder(rules), accept_stale, crash)
-        while rows := await conn.fetch(sql("letters/find_open"), stream, *chosen, *after, RETRY_LETTERS_MAX):
-            now = to_instant(rows[0]["read_at"])
-            page = [judge(_read_kept(row), retry.decoder, now=now, accept_stale=accept_stale) for row in rows]
-            settled = await _settle_or_isolate(retry, page, now=now)
+        while after is not None:
+            settled, after = await retry_some(retry, selection, after)
             outcomes = {name: count + settled[name] for name, count in outcomes.items()}
-            after = page[-1].kept.key
     return outcomes
+
+
+async def retry_some(
+    retry: Retrying, selection: Selection, after: RetryPlace
+) -> tuple[Counter[str], RetryPlace | None]:
+    """Retry the first RETRY_LETTERS_MAX of the chosen letters behind a place; the place reached, None at the end."""
+    rows = await retry.conn.fetch(sql("letters/find_open"), retry.stream, *selection.values, *after, RETRY_LETTERS_MAX)
+    if not rows:
+        return Counter(), None
+    now = to_instant(rows[0]["read_at"])
+    page = [judge(_read_kept(row), retry.decoder, now=now, accept_stale=retry.accept_stale) for row in rows]
+    settled = await _settle_or_isolate(retry, page, now=now)
+    return settled, page[-1].kept.key if len(rows) == RETRY_LETTERS_MAX else None
 
 
 def judge(kept: Kept, decoder: Decoder, *, now: int, accept_stale: bool = False, refuse_costs: bool = False) -> Judged:

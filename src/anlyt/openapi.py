@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from anlyt import intake, reports, summaries
+from anlyt import desk, intake, reports, summaries
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
-from anlyt.queries import PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
+from anlyt.queries import LETTERS_PARAMETERS, PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
 
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
@@ -96,6 +98,51 @@ def describe_summary() -> dict[str, Any]:
     described = _describe("getSummary", meaning, list(SUMMARY_PARAMETERS))
     answer = {"description": "One row for each group.", "content": _json(schema_of(summaries.Summary))}
     return described | {"responses": {200: answer, **described["responses"]}}
+
+
+def describe_letters() -> dict[str, Any]:
+    """`GET /v1/dead-letters`."""
+    meaning = "Events that could not be counted, the newest first."
+    return _describe_desk("listDeadLetters", meaning, desk.ListedPage, parameters=list(LETTERS_PARAMETERS))
+
+
+def describe_letter() -> dict[str, Any]:
+    """`GET /v1/dead-letters/{sequence}/{index}`."""
+    described = _describe_desk("getDeadLetter", "One dead letter, whole.", desk.ShownLetters)
+    parts = {"sequence": "Sequence of the message in the stream.", "index": "Place in its batch; 0 for a single event."}
+    number = {"type": "integer", "format": "int64", "minimum": 0}
+    described["openapi_extra"]["parameters"] = [
+        {"name": name, "in": "path", "required": True, "description": meaning, "schema": number}
+        for name, meaning in parts.items()
+    ]
+    return described
+
+
+def describe_retry() -> dict[str, Any]:
+    """`POST /v1/dead-letters/retry`."""
+    meaning = "Judge open letters again, by today's rules, and count what passes, exactly once."
+    return _describe_desk("retryDeadLetters", meaning, desk.RetriedPart, body=desk.RetryChoice)
+
+
+def describe_discard() -> dict[str, Any]:
+    """`POST /v1/dead-letters/discard`."""
+    meaning = "Mark open letters as discarded: they are kept, and never counted."
+    return _describe_desk("discardDeadLetters", meaning, desk.DiscardedPart, body=desk.Choice)
+
+
+def _describe_desk(
+    operation_id: str, meaning: str, answer: type, *, parameters: Sequence[str] = (), body: type | None = None
+) -> dict[str, Any]:
+    """A route for platform staff with the permission admin."""
+    described = _describe(operation_id, f"{meaning} For platform staff with the permission admin.", list(parameters))
+    problems = described["responses"]
+    if body is not None:
+        content = _json(schema_of(body))
+        content["application/json"]["example"] = {"sequence": 4711, "index": 0}
+        described["openapi_extra"]["requestBody"] = {"required": True, "content": content}
+        problems = problems | _problems({status: _EVENT_ANSWERS[status] for status in (408, 413, 415)})
+    good = {"description": "The answer.", "content": _json(schema_of(answer))}
+    return described | {"responses": {200: good, **problems}}
 
 
 def describe_events() -> dict[str, Any]:

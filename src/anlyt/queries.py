@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from anlyt.access import PLATFORM_ID, SCOPES, Grant, Scope, read_uuid
 from anlyt.errors import RequestError
+from anlyt.events import REASONS
 from anlyt.periods import GroupBy, Span, cut, read_zone
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ GROUPINGS: Final[tuple[GroupBy, ...]] = get_args(GroupBy)
 SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+LETTER_STATES: Final = ("open", "counted", "duplicate", "ignored", "discarded", "all")
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 IDS_MAX: Final = 100  # ids one request may name
@@ -109,6 +111,11 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
         "`json` is one page; `csv` and `ndjson` stream the whole period, without `limit` and `cursor`.",
         {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]},
     ),
+    "reason": Parameter("Only dead letters with this reason.", {"type": "string", "enum": list(REASONS)}),
+    "state": Parameter(
+        "Only dead letters in this state: still open, or what became of them; `all` of both.",
+        {"type": "string", "enum": list(LETTER_STATES), "default": LETTER_STATES[0]},
+    ),
     "groupBy": Parameter(
         "One row for the whole period, for each operator or account (`scopeId`), or for each hour, day or month.",
         {"type": "string", "enum": list(GROUPINGS), "default": "none"},
@@ -144,6 +151,7 @@ SUMMARY_PARAMETERS: Final = (
     "limit",
     "compare",
 )
+LETTERS_PARAMETERS: Final = ("reason", "state", "limit", "cursor")
 SUMMARY_DEFAULT: Final = timedelta(hours=24)
 SUMMARY_MAX: Final = timedelta(days=366)
 _HOURLY_MAX: Final = timedelta(days=100)  # hot retention of the hourly tables is 90 days
@@ -205,6 +213,15 @@ class SummaryQuery(Struct, frozen=True):
     order: Order
     limit: int
     compare: bool
+
+
+class LettersQuery(Struct, frozen=True):
+    """A checked question for dead letters. `reason` None: any; `cursor` is read by whoever wrote it."""
+
+    reason: str | None
+    state: str
+    limit: int
+    cursor: str | None
 
 
 def parameter_names(name: ReportName) -> tuple[str, ...]:
@@ -278,6 +295,17 @@ def read_summary(pairs: Sequence[tuple[str, str]], *, grant: Grant, now: datetim
         order=_read_choice("order", given, ORDERS),
         limit=_read_limit(given.get("limit", [str(LIMIT_DEFAULT)])[0]),
         compare="compare" in given and _read_choice("compare", given, ("previous",)) == "previous",
+    )
+
+
+def read_letters_query(pairs: Sequence[tuple[str, str]]) -> LettersQuery:
+    """Check the parameters of a question for dead letters. Raises RequestError 422."""
+    given = _collect(pairs, LETTERS_PARAMETERS)
+    return LettersQuery(
+        reason=_read_choice("reason", given, REASONS) if "reason" in given else None,
+        state=_read_choice("state", given, LETTER_STATES),
+        limit=_read_limit(given.get("limit", [str(LIMIT_DEFAULT)])[0]),
+        cursor=given["cursor"][0] if "cursor" in given else None,
     )
 
 

@@ -89,6 +89,8 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "api-stopped": "The API has answered what it had taken on and closed.",
     "metrics-listening": "A worker or a job loop serves its metrics at `url`.",
     "http-answered": "One request: method, route, status, seconds, and the public id of the key.",
+    "letters-retried": "Platform staff retried dead letters over HTTP: which key, what became of them.",
+    "letters-discarded": "Platform staff discarded dead letters over HTTP: which key, how many.",
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
     "stream-made": "The JetStream stream was missing and has been created.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",

@@ -262,6 +262,27 @@ def test_a_line_too_long_for_the_server_is_named(settings: Settings) -> None:
     assert "line 2 has more than" in result.err
 
 
+def test_a_slow_pipe_is_published_as_it_comes_and_ctrl_c_says_what_is_there(settings: Settings) -> None:
+    command = [sys.executable, "-m", "anlyt", "events", "publish", "-", "--json"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment_of(settings), text=True, **pipes) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(event(1) + "\n" + event(2) + "\n")
+            process.stdin.flush()
+            run(until_messages(settings, 2))  # though the pipe is open, and no thousand of them is there
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+
+    assert process.returncode == 130
+    assert json.loads(out) == {"stored": 2, "known": 0}
+    assert (
+        err == "stopped before the end of the events; publish the same again, what is there already is counted once\n"
+    )
+
+
 def test_a_closed_standard_input_is_told(settings: Settings) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f"exec '{sys.executable}' -m anlyt events publish - <&-"],

@@ -175,7 +175,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("null currency", body(data={"currency": None}), "currency_mismatch", "but is null"),
     ("from the future", body(time="2026-03-29T12:05:00.001Z"), "in_future", "more than 5 min after"),
     ("stale", body(time="2026-03-27T12:14:59Z"), "stale", "47 h 45 min before its publication at 2026-03-29T12:00:00"),
-    ("too late", body("message.failed", {"submittedAt": "2026-03-22T11:59:59Z"}), "too_late", "7 days"),
+    ("too late", body("message.failed", {"submittedAt": "2026-03-22T11:59:59Z"}), "too_late", "7 d before"),
 ]
 BAD_COSTS = [
     *(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from support import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from anlyt.embedded import EmbeddedNats
     from anlyt.settings import Settings
@@ -28,8 +29,14 @@ LIMIT = 10_000
 
 
 def read(*lines: bytes, backfill: str | None = None, bytes_max: int = LIMIT) -> list[Outgoing]:
-    file = io.BytesIO(b"\n".join(lines))
-    return list(publishing.read_ndjson(file, subject="s.x", backfill=backfill, bytes_max=bytes_max))
+    return cut(b"\n".join(lines), len(lines) + 1, backfill=backfill, bytes_max=bytes_max)
+
+
+def cut(text: bytes, step: int, *, backfill: str | None = None, bytes_max: int = LIMIT) -> list[Outgoing]:
+    """The messages of a text that arrives in pieces of `step` bytes."""
+    reader = publishing.Lines("s.x", backfill=backfill, bytes_max=bytes_max)
+    pieces = [text[begin : begin + step] for begin in range(0, len(text), step)]
+    return [message for piece in pieces for message in reader.cut(piece)] + list(reader.end())
 
 
 def event(number: int, **more: Any) -> bytes:
@@ -77,14 +84,54 @@ def test_a_line_may_be_as_long_as_the_server_takes(end: bytes) -> None:
     assert len(message.body) == LIMIT
 
 
-def test_a_longer_line_is_named_and_not_read() -> None:
-    file = io.BytesIO(b"short\n" + b"x" * 50 * LIMIT)
-    messages = publishing.read_ndjson(file, subject="s.x", backfill=None, bytes_max=LIMIT)
+def test_a_longer_line_is_named_and_not_kept() -> None:
+    reader = publishing.Lines("s.x", backfill=None, bytes_max=LIMIT)
 
-    assert next(messages).body == b"short"
+    assert [message.body for message in reader.cut(b"short\n" + b"x" * LIMIT)] == [b"short"]
     with pytest.raises(UsageError, match="line 2 has more than 10,000 bytes"):
-        next(messages)
-    assert file.tell() < 2 * LIMIT
+        list(reader.cut(b"xx"))
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
+def test_the_pieces_a_file_arrives_in_change_nothing(step: int) -> None:
+    text = b"\r\n".join([event(1), b"", b"[1,2]", event(2), b" "]) + b"\nlast"
+
+    assert [message.body for message in cut(text, step)] == [event(1), b"[1,2]", event(2), b"last"]
+    assert [message.headers for message in cut(text, step)] == [message.headers for message in cut(text, 1_000)]
+
+
+def test_a_pipe_hands_out_what_is_there_without_waiting_for_more() -> None:
+    async def scenario() -> tuple[list[bytes], list[bytes]]:
+        ours, theirs = os.pipe()
+        stop = asyncio.Event()
+        with os.fdopen(ours, "rb") as file, os.fdopen(theirs, "wb", buffering=0) as writer:
+            reader = publishing.Lines("s.x", backfill=None, bytes_max=LIMIT)
+            batches = publishing.read_batches(file, reader, stop=stop)
+            writer.write(b"one\ntwo\nthr")
+            first = await anext(batches)
+            writer.write(b"ee\nfour\n")
+            second = await anext(batches)
+            stop.set()
+            assert [batch async for batch in batches] == []
+        return [message.body for message in first], [message.body for message in second]
+
+    assert run(scenario(), limit_s=5) == ([b"one", b"two"], [b"three", b"four"])
+
+
+def test_lines_before_one_that_is_too_long_are_handed_out(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(b"one\ntwo\n" + b"x" * 2 * LIMIT)
+
+    async def scenario() -> list[bytes]:
+        with path.open("rb") as file:
+            reader = publishing.Lines("s.x", backfill=None, bytes_max=LIMIT)
+            batches = publishing.read_batches(file, reader, stop=asyncio.Event())
+            seen = [message.body for message in await anext(batches)]
+            with pytest.raises(UsageError, match="line 3 has more than"):
+                await anext(batches)
+        return seen
+
+    assert run(scenario(), limit_s=5) == [b"one", b"two"]
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping
@@ -169,7 +216,7 @@ def test_everything_is_stored_once_in_order_whatever_the_stream_knew_before(sett
 
 def test_large_messages_go_in_several_batches(settings: Settings) -> None:
     messages = outgoing(settings, range(10), size=publishing.ATOMIC_BYTES_MAX // 3, known=False)
-    sizes = [len(batch) for batch in publishing._batches(messages)]
+    sizes = [len(batch) for batch in publishing.batched(messages)]
 
     async def scenario() -> Published:
         nc = await opened(settings)

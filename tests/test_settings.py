@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anlyt.errors import ConfigurationError
-from anlyt.settings import CONFIG_VARIABLE, PREFIX, Settings, load, parse_duration
+from anlyt.settings import CONFIG_VARIABLE, PREFIX, Settings, format_duration, load, parse_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,3 +144,19 @@ def test_a_duration_is_a_whole_number_and_a_unit(text: str) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().stream = "OTHER"  # type: ignore[misc] - it is what must not work
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (timedelta(days=7), "7 d"),
+        (timedelta(days=1), "24 h"),
+        (timedelta(minutes=1), "60 s"),
+        (timedelta(minutes=5), "5 min"),
+        (timedelta(seconds=1.5), "1.5 s"),
+        (timedelta(milliseconds=40), "40 ms"),
+        (timedelta(0), "0 s"),
+    ],
+)
+def test_a_duration_is_written_in_one_unit(length: timedelta, words: str) -> None:
+    assert format_duration(length) == words

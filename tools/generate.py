@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 from msgspec import Struct
 
 from anlyt import settings
-from anlyt.settings import PREFIX, Settings
+from anlyt.settings import PREFIX, Settings, format_duration
 from anlyt.telemetry import LOG_EVENTS, METRICS
 
 if TYPE_CHECKING:
@@ -259,10 +259,10 @@ def _comment_of(lines: Sequence[str], first: int, behind: int) -> str:
 def show_limit(name: str, value: float | Decimal | timedelta) -> str:
     """A value with the unit its name ends in: BYTES_MAX, _S, _US; a timedelta has its own."""
     if isinstance(value, timedelta):
-        return _show_duration(value)
+        return format_duration(value)
     if name.endswith(("_US", "_S")):
         unit = timedelta(microseconds=1) if name.endswith("_US") else timedelta(seconds=1)
-        return _show_duration(float(value) * unit)
+        return format_duration(float(value) * unit)
     if "BYTES" in name.split("_"):
         size, unit = next((size, unit) for size, unit in _SIZES if value % size == 0)
         return f"{value / size:,.0f} {unit}"
@@ -270,15 +270,6 @@ def show_limit(name: str, value: float | Decimal | timedelta) -> str:
 
 
 _SIZES: Final = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
-
-
-def _show_duration(value: timedelta) -> str:
-    """In the largest unit that gives a whole number above two: 48 h, 7 d, 1.5 s, 40 ms."""
-    seconds = value.total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds > 2 * size and seconds % size == 0:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:,g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
 
 
 # ---------------------------------------------------------------------------------------------------------------- out

@@ -17,13 +17,12 @@ import typer
 from typer.exceptions import TyperException
 
 from anlyt import cli_checks, cli_events, cli_jobs, cli_keys, cli_letters, cli_roles, cli_rows
-from anlyt.cli_shared import say
+from anlyt.cli_shared import INTERRUPTED_EXIT_CODE, say
 from anlyt.errors import AnlytError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INTERRUPTED_EXIT_CODE: Final = 130
 _NOT_MIGRATED: Final = frozenset({"3F000", "42P01", "42703", "42883"})  # no such schema, table, column, function
 
 app = typer.Typer(

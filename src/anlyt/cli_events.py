@@ -8,12 +8,25 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anlyt.cli_shared import Json, connected, print_json, read_duration, run_until_stopped, run_work, say
+from anlyt.cli_shared import (
+    INTERRUPTED_EXIT_CODE,
+    Json,
+    connected,
+    print_json,
+    read_duration,
+    run_until_stopped,
+    say,
+)
 from anlyt.errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from anlyt import publishing
 
 app = typer.Typer(no_args_is_help=True, help="Publish events into the stream.")
 
@@ -29,6 +42,10 @@ def events_publish(
     """Publish a file of events. Publishing it again is safe: ids are counted once.
 
     Example: anlyt events publish today.ndjson
+
+    Example: tail -f events.ndjson | anlyt events publish -
+
+    Example: anlyt events publish march.ndjson --backfill march
     """
     from anlyt import traffic
 
@@ -39,12 +56,20 @@ def events_publish(
         opened = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115 - closed two lines on
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+
+    async def publish(stop: asyncio.Event) -> tuple[publishing.Published, bool]:
+        done = await traffic.publish_file(settings, opened, backfill=backfill, stop=stop)
+        return done, not stop.is_set()
+
     with opened:
-        published = run_work(traffic.publish_file(settings, opened, backfill=backfill))
+        published, whole = run_until_stopped(publish)
     if as_json:
         print_json({"stored": published.stored, "known": published.known})
     else:
         say(f"JetStream stored {published.stored:,} messages; {published.known:,} it knew already")
+    if not whole:
+        say("stopped before the end of the events; publish the same again, what is there already is counted once")
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
 
 @app.command("simulate")

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from anlyt.settings import Settings
+
+INTERRUPTED_EXIT_CODE: Final = 130
 
 Result = TypeVar("Result")
 MetricsPort = Annotated[
@@ -61,11 +63,11 @@ def run_work(work: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(work)
 
 
-def run_until_stopped(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+def run_until_stopped(serve: Callable[[asyncio.Event], Coroutine[Any, Any, Result]]) -> Result:
     """Run until SIGTERM or SIGINT sets the event; a second signal ends the process at once."""
     import asyncio
 
-    async def guarded() -> None:
+    async def guarded() -> Result:
         stop = asyncio.Event()
 
         def on_signal() -> None:
@@ -76,9 +78,9 @@ def run_until_stopped(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
-        await serve(stop)
+        return await serve(stop)
 
-    run_work(guarded())
+    return run_work(guarded())
 
 
 def read_duration(name: str, text: str | None) -> timedelta | None:

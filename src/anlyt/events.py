@@ -20,6 +20,7 @@ from msgspec import UNSET, Raw, Struct
 
 from anlyt.cloudevents import Data, Envelope, EnvelopeReader, binary_attributes, clip, describe, show
 from anlyt.errors import Rejected
+from anlyt.settings import format_duration
 
 if TYPE_CHECKING:
     from anlyt.settings import Settings
@@ -350,7 +351,7 @@ class Decoder:
         if published - event.time > DEDUPE_WINDOW_US - CLOCK_MARGIN_US:
             raise Rejected("stale", f"time {format_instant(event.time)} is more than 47 h 45 min before {publication}.")
         if age > self._rules.max_message_age_us:
-            limit = timedelta(microseconds=self._rules.max_message_age_us)
+            limit = format_duration(timedelta(microseconds=self._rules.max_message_age_us))
             raise Rejected("too_late", f"submitted at {submitted}, more than {limit} before {publication}.")
 
     def _uuid(self, value: object, name: str) -> str:

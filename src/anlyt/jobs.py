@@ -21,6 +21,7 @@ from msgspec import Struct
 from anlyt.errors import AnlytError, Retry, UsageError
 from anlyt.events import HOT_RETENTION_US
 from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
+from anlyt.settings import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -241,7 +242,7 @@ async def list_jobs(url: str) -> list[dict[str, Any]]:
     return [
         {
             "job": job.name,
-            "period": str(job.period),
+            "period": format_duration(job.period),
             "what": job.what,
             "last_start": last[job.name]["started_at"] if job.name in last else None,
             "outcome": (last[job.name]["outcome"] or "unfinished") if job.name in last else None,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import time
 from collections import deque
-from itertools import count, islice
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import nats.errors
@@ -36,6 +37,7 @@ ATOMIC_IN_FLIGHT: Final = 4  # nats-server's default limit for one stream is 50
 FIRST_CONNECT_S: Final = 2.0  # of a Publisher
 RECONNECT_PAUSE_S: Final = 1.0  # after a failed attempt, in which calls are refused at once
 HEADERS_BYTES_MAX: Final = 1_024  # of a message; nats-server's limit is on headers and body together
+PIECE_BYTES: Final = 256 * 1_024  # read at once from a file; a pipe holds 64 KiB
 PACE_SLACK_US: Final = 2_000  # do not sleep for less
 _EXPECTED: Final = (OSError, nats.errors.Error, TimeoutError)
 
@@ -84,18 +86,32 @@ async def publish_fast(
     nc: Client, outgoing: Iterable[Outgoing], *, on_progress: Callable[[Published], None] | None = None
 ) -> Published:
     """Publish at full speed in atomic batches. Raises StreamUnavailable when something is not acknowledged."""
+
+    async def batches() -> AsyncIterator[list[Outgoing]]:
+        for batch in batched(outgoing):
+            yield batch
+
+    return await publish_batches(nc, batches(), on_progress=on_progress)
+
+
+async def publish_batches(
+    nc: Client, batches: AsyncIterable[list[Outgoing]], *, on_progress: Callable[[Published], None] | None = None
+) -> Published:
+    """Publish batches as they come, at most ATOMIC_IN_FLIGHT without an answer. Raises as publish_fast does."""
     total = Published()
     running: set[asyncio.Task[Published]] = set()
     try:
-        for batch in _batches(outgoing):
-            running.add(asyncio.create_task(_publish_batch(nc, batch)))
-            if len(running) >= ATOMIC_IN_FLIGHT:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            async for batch in batches:
+                running.add(asyncio.create_task(_publish_batch(nc, batch)))
+                limit_s = None if len(running) >= ATOMIC_IN_FLIGHT else 0
+                done, running = await asyncio.wait(running, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
                 total = sum((task.result() for task in done), total)
                 if on_progress is not None:
                     on_progress(total)
-        for task in running:
-            total += await task
+        finally:  # whatever ended the source: what was taken from it is published
+            for task in running:
+                total += await task
     except _EXPECTED as error:
         raise _unpublished(error) from None
     finally:
@@ -106,7 +122,8 @@ async def publish_fast(
     return total
 
 
-def _batches(outgoing: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
+def batched(outgoing: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Messages in batches of what JetStream takes at once."""
     messages = iter(outgoing)
     while batch := list(islice(messages, ATOMIC_BATCH_MAX)):
         begin = size = 0
@@ -218,36 +235,106 @@ class Publisher:
 # ------------------------------------------------------------------------------------------------------------- sources
 
 
-def read_ndjson(file: IO[bytes], *, subject: str, backfill: str | None, bytes_max: int) -> Iterator[Outgoing]:
-    """One message a line: a CloudEvent or an array of them. Whatever the line holds is published as it stands.
+class Lines:
+    """NDJSON cut into lines, as pieces of it arrive; never more than one line and one piece in memory.
 
-    A single event gets `<id> <source>` as its Nats-Msg-Id. Raises UsageError for a line the server cannot take.
+    Whatever a line holds is published as it stands; a line without anything in it is left out. A single event gets
+    `<id> <source>` as its Nats-Msg-Id.
     """
-    for body in _read_lines(file, bytes_max):
-        headers = {} if backfill is None else {"Anlyt-Backfill": backfill}
-        known_by = _message_id(body)
-        if known_by is not None:
-            headers[MESSAGE_ID_HEADER] = known_by
-        yield Outgoing(subject, body, headers)
 
+    def __init__(self, subject: str, *, backfill: str | None, bytes_max: int) -> None:
+        self._subject = subject
+        self._headers = {} if backfill is None else {"Anlyt-Backfill": backfill}
+        self._bytes_max = bytes_max
+        self._begun = b""  # of the line whose end has not arrived
+        self.number = 1  # of that line
 
-def _read_lines(file: IO[bytes], bytes_max: int) -> Iterator[bytes]:
-    """Lines that hold something, without their ends; never more than one of them in memory."""
-    for number in count(1):
-        try:
-            line = file.readline(bytes_max + 2)
-        except OSError as error:
-            raise UsageError(f"line {number} cannot be read: {error.strerror}") from None
-        if not line:
-            return
+    def cut(self, piece: bytes) -> Iterator[Outgoing]:
+        """The messages that `piece` completes. Raises UsageError for a line the server cannot take."""
+        *ended, self._begun = (self._begun + piece).split(b"\n") if b"\n" in piece else [self._begun + piece]
+        for line in ended:
+            yield from self._message(line)
+            self.number += 1
+        if len(self._begun) > self._bytes_max + 1:  # the one may be the \r of its end
+            raise self._too_long()
+
+    def end(self) -> Iterator[Outgoing]:
+        """The last message, when no line end stands behind it."""
+        return self._message(self._begun)
+
+    def _message(self, line: bytes) -> Iterator[Outgoing]:
         body = line.rstrip(b"\r\n")
-        if len(body) > bytes_max:
-            raise UsageError(
-                f"line {number} has more than {bytes_max:,} bytes, the most this nats-server takes; the lines before "
-                "it are published: shorten it and publish the file again, what is there already is counted once"
-            )
+        if len(body) > self._bytes_max:
+            raise self._too_long()
         if body.strip():
-            yield body
+            known_by = _message_id(body)
+            yield Outgoing(
+                self._subject, body, self._headers | ({} if known_by is None else {MESSAGE_ID_HEADER: known_by})
+            )
+
+    def _too_long(self) -> UsageError:
+        return UsageError(
+            f"line {self.number} has more than {self._bytes_max:,} bytes, the most this nats-server takes; the lines "
+            "before it are published: shorten it and publish the file again, what is there already is counted once"
+        )
+
+
+async def read_batches(
+    file: IO[bytes], lines: Lines, *, stop: asyncio.Event, on_read: Callable[[int], None] | None = None
+) -> AsyncIterator[list[Outgoing]]:
+    """What the file holds, in batches; of a pipe or terminal, what is there, without waiting for more.
+
+    Ends at the end of the file, or at `stop`. `on_read` gets the bytes read so far. Raises UsageError for what cannot
+    be read, when all before it has been handed out.
+    """
+    bytes_read = 0
+    while not stop.is_set():
+        if not await _readable(file, stop):
+            return
+        try:
+            piece = os.read(file.fileno(), PIECE_BYTES)
+        except OSError as error:
+            raise UsageError(f"line {lines.number} cannot be read: {error.strerror}") from None
+        bytes_read += len(piece)
+        async for batch in _before_error(lines.cut(piece) if piece else lines.end()):
+            yield batch
+        if on_read is not None:
+            on_read(bytes_read)
+        if not piece:
+            return
+
+
+async def _before_error(messages: Iterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
+    """Batches of messages; when one of them is an error, those before it first."""
+    taken: list[Outgoing] = []
+    refused: UsageError | None = None
+    try:
+        taken.extend(messages)
+    except UsageError as error:
+        refused = error
+    for batch in batched(taken):
+        yield batch
+    if refused is not None:
+        raise refused
+
+
+async def _readable(file: IO[bytes], stop: asyncio.Event) -> bool:
+    """Wait until something is there to be read; False when `stop` came first. What never waits is always readable."""
+    loop = asyncio.get_running_loop()
+    ready, stopped = asyncio.Event(), asyncio.create_task(stop.wait())
+    try:
+        loop.add_reader(file.fileno(), ready.set)
+    except PermissionError:  # an ordinary file, which cannot be waited for
+        stopped.cancel()
+        return True
+    waiting = asyncio.create_task(ready.wait())
+    try:
+        await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return ready.is_set() and not stop.is_set()
+    finally:
+        loop.remove_reader(file.fileno())
+        waiting.cancel()
+        stopped.cancel()
 
 
 def _message_id(body: bytes) -> str | None:

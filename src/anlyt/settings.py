@@ -104,6 +104,15 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(**{unit: int(match[1])})
 
 
+def format_duration(value: timedelta) -> str:
+    """In the largest unit that gives a whole number above two: 48 h, 7 d, 1.5 s, 40 ms."""
+    seconds = value.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds > 2 * size and seconds % size == 0:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,g} s" if seconds >= 1 or not seconds else f"{seconds * 1000:g} ms"
+
+
 def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     found: dict[str, str] = {}

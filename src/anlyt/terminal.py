@@ -9,23 +9,26 @@ from __future__ import annotations
 import csv
 import re
 import sys
+import time
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
 WIDTH_PIPED: Final = 1_000  # columns when the output goes into a file
 FOLDED_CHARS: Final = 18  # half a UUID
 COLUMN_GAP: Final = 3
+PROGRESS_WIDTH: Final = 20
+PROGRESS_AFTER_S: Final = 1.0  # shorter work needs no bar
 DEFUSED: Final = ("=", "+", "-", "@")  # a spreadsheet would take text that begins so for a formula
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -113,25 +116,49 @@ def _is_number(text: str) -> bool:
     return text.removeprefix("-").replace(".", "", 1).isdecimal()
 
 
+class Advance(Protocol):
+    """Tell a progress bar how much is done, and how much there is when that is known by now."""
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """`done` of `total`."""
+
+
 @contextmanager
-def progress(
-    what: str, *, unit: str, total: int | None = None, quiet: bool = False
-) -> Generator[Callable[[int], None]]:
-    """A bar on stderr with rate and time left, if stderr is a terminal. The function given takes the count so far."""
+def progress(what: str, *, unit: str, total: int | None = None, quiet: bool = False) -> Generator[Advance]:
+    """A bar on stderr with rate and time left, if stderr is a terminal and the work lasts PROGRESS_AFTER_S."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=PROGRESS_WIDTH),
         TextColumn("{task.completed:,.0f} " + unit),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn() if total else TimeElapsedColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, rate="")
+    begun = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=quiet or not _is_looked_at(console)) as bar:
+        task = bar.add_task(what, total=total, rate="", left="", visible=False)
 
-        def advance(done: int) -> None:
-            elapsed = bar.tasks[0].elapsed or 0.0
-            bar.update(task, completed=done, rate=f"{done / elapsed:,.0f}/s" if elapsed else "")
+        def advance(done: int, total: int | None = total) -> None:
+            elapsed_s = time.monotonic() - begun
+            bar.update(
+                task,
+                completed=done,
+                total=total,
+                visible=elapsed_s >= PROGRESS_AFTER_S,
+                rate=f"{done / elapsed_s:,.0f}/s" if elapsed_s else "",
+                left=_time_left(done, total, elapsed_s),
+            )
 
         yield advance
+
+
+def _time_left(done: int, total: int | None, elapsed_s: float) -> str:
+    if total is None or not done:
+        return ""
+    return f"{timedelta(seconds=round(max(total - done, 0) * elapsed_s / done))} left"
+
+
+def _is_looked_at(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal

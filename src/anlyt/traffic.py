@@ -5,6 +5,7 @@ In: settings and what to publish. Out: everything acknowledged by JetStream, or 
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Final
 
@@ -65,19 +66,34 @@ async def publish(
         await nc.close()
 
 
-async def publish_file(settings: Settings, file: IO[bytes], *, backfill: str | None) -> publishing.Published:
-    """Publish NDJSON. Raises UsageError that names the line the server cannot take, or an odd name of a backfill."""
+async def publish_file(
+    settings: Settings, file: IO[bytes], *, backfill: str | None, stop: asyncio.Event
+) -> publishing.Published:
+    """Publish NDJSON to its end, or until `stop`; what was read by then is published.
+
+    Raises UsageError that names the line the server cannot take, or an odd name of a backfill.
+    """
     if backfill is not None and not (0 < len(backfill) <= BACKFILL_NAME_CHARS_MAX and backfill.isprintable()):
         raise UsageError(f"--backfill takes a printable name of at most {BACKFILL_NAME_CHARS_MAX} characters")
     nc = await _open(settings)
+    bytes_all, bytes_read = os.fstat(file.fileno()).st_size, 0  # of a pipe 0
+
+    def on_read(count: int) -> None:
+        nonlocal bytes_read
+        bytes_read = count
+
     try:
         subject = settings.subjects.removesuffix(">") + "published"
         bytes_max = nc.max_payload - publishing.HEADERS_BYTES_MAX
-        messages = publishing.read_ndjson(file, subject=subject, backfill=backfill, bytes_max=bytes_max)
+        lines = publishing.Lines(subject, backfill=backfill, bytes_max=bytes_max)
         with progress("publishing", unit="messages") as advance:
-            return await publishing.publish_fast(
-                nc, messages, on_progress=lambda done: advance(done.stored + done.known)
-            )
+
+            def on_progress(done: publishing.Published) -> None:
+                count = done.stored + done.known
+                advance(count, count * bytes_all // bytes_read if bytes_all and bytes_read else None)
+
+            batches = publishing.read_batches(file, lines, stop=stop, on_read=on_read)
+            return await publishing.publish_batches(nc, batches, on_progress=on_progress)
     finally:
         await nc.close()
 

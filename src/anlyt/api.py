@@ -1,7 +1,7 @@
 """HTTP: parse, authorise, ask reports, encode. Nothing is computed here.
 
 In: requests. Out: JSON in camelCase, Prometheus text, one page; errors become problem+json in web.py. Every /v1 route
-goes through `_admitted`, the one place where a key becomes a Grant; a handler gets its connection from there, so a
+goes through `gate.admitted`, the one place where a key becomes a Grant; a handler gets its connection from there, so a
 route without a Grant has nothing to read with (I8).
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec reads the annotations of Service
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from datetime import UTC, datetime
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,30 +22,27 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, desk, exports, intake, keys, openapi, reports, summaries, web
+from anlyt import access, desk, exports, intake, openapi, reports, summaries, web
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
+from anlyt.gate import Gate, admitted
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
 from anlyt.queries import REPORTS, ReportName, read_letters_query, read_query, read_summary, refuse_parameters
 from anlyt.telemetry import METRICS_CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from asyncpg import Pool, Record
     from asyncpg.pool import PoolConnectionProxy
 
-    from anlyt.access import Grant, PresentedKey
+    from anlyt.access import Grant
     from anlyt.settings import Settings
 
     PooledConnection = PoolConnectionProxy[Record]
     DeskWork = Callable[["Service", Request], Awaitable[object]]
     Handler = Callable[["Service", PooledConnection, Grant, Request], Awaitable[Any]]
 
-CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
-ANSWER_LIMIT_S: Final = 8.0  # for a whole request; the pool's statements have a shorter limit of their own
 EXPORT_LIMIT_S: Final = 600.0  # for a whole export
 EXPORTS_MAX: Final = 3  # at a time; each holds a connection of the pool
 READY_LIMIT_S: Final = 1.5
@@ -64,11 +61,9 @@ log = structlog.get_logger("anlyt.api")
 class Service(msgspec.Struct, frozen=True):
     """What every route uses."""
 
-    pool: Pool[Record]
     settings: Settings
     telemetry: Telemetry
-    tries: access.Tries
-    clock: Callable[[], datetime]
+    gate: Gate
     publisher: Publisher | None
     decoder: Decoder
     pace: intake.Pace
@@ -90,11 +85,9 @@ def build_app(
     `clock` gives aware UTC instants, for tests.
     """
     service = Service(
-        pool=pool,
         settings=settings,
         telemetry=telemetry,
-        tries=access.Tries(),
-        clock=clock or _utc_now,
+        gate=Gate(pool, access.Tries(), clock or _utc_now),
         publisher=publisher,
         decoder=Decoder(rules_of(settings)),
         pace=intake.Pace(),
@@ -159,7 +152,7 @@ def _rows(service: Service, name: ReportName) -> Callable[[Request], Awaitable[R
 
 def _page_handler(name: ReportName) -> Handler:
     async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Page:
-        query = read_query(name, _read_pairs(request), grant=grant, now=service.clock())
+        query = read_query(name, _read_pairs(request), grant=grant, now=service.gate.clock())
         return await reports.read_page(conn, grant, query, settings=service.settings)
 
     return rows
@@ -168,8 +161,8 @@ def _page_handler(name: ReportName) -> Handler:
 async def _export(service: Service, name: ReportName, request: Request, answer: tuple[web.Begin, web.Piece]) -> None:
     """Write a whole period. An export holds a connection, so there are few at a time, and one of each key."""
     begin, piece = answer
-    async with _admitted(service, request, "metrics:read", limit_s=EXPORT_LIMIT_S) as (conn, grant):
-        query = read_query(name, _read_pairs(request), grant=grant, now=service.clock())
+    async with admitted(service.gate, request, "metrics:read", limit_s=EXPORT_LIMIT_S) as (conn, grant):
+        query = read_query(name, _read_pairs(request), grant=grant, now=service.gate.clock())
         key_id: str = request.state.key_id
         if key_id in service.exports or len(service.exports) >= EXPORTS_MAX:
             raise RequestError(
@@ -191,7 +184,7 @@ async def _export(service: Service, name: ReportName, request: Request, answer: 
 
 
 async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:
-    query = read_summary(_read_pairs(request), grant=grant, now=service.clock())
+    query = read_summary(_read_pairs(request), grant=grant, now=service.gate.clock())
     return await summaries.read_summary(conn, grant, query, settings=service.settings)
 
 
@@ -200,7 +193,7 @@ async def _status(service: Service, conn: PooledConnection, grant: Grant, reques
     status = await reports.read_status(conn, grant, settings=service.settings)
     if grant.scope != "PLATFORM":
         return status
-    return msgspec.structs.replace(status, requests_by_key=dict(service.tries.requests))
+    return msgspec.structs.replace(status, requests_by_key=dict(service.gate.tries.requests))
 
 
 def _events(service: Service) -> Callable[[Request], Awaitable[Response]]:
@@ -213,7 +206,7 @@ def _events(service: Service) -> Callable[[Request], Awaitable[Response]]:
         web.check_accept(request)
         web.check_body_headers(request, intake.MEDIA_TYPES)
         refuse_parameters(_read_pairs(request))
-        async with _admitted(service, request, "events:write") as (_, grant):
+        async with admitted(service.gate, request, "events:write") as (_, grant):
             pass
         async with service.bodies:
             body = await web.read_body(request)
@@ -228,7 +221,7 @@ def _events(service: Service) -> Callable[[Request], Awaitable[Response]]:
 
 def _judge(service: Service, grant: Grant, body: bytes) -> intake.Intake:
     subject = service.settings.subjects.removesuffix(">") + "http"
-    return intake.judge(service.decoder, grant, body, subject=subject, now_us=to_instant(service.clock()))
+    return intake.judge(service.decoder, grant, body, subject=subject, now_us=to_instant(service.gate.clock()))
 
 
 async def _publish(service: Service, taken: intake.Intake) -> list[intake.Fate]:
@@ -259,7 +252,7 @@ def _desk(service: Service, work: DeskWork) -> Callable[[Request], Awaitable[Res
 
     async def endpoint(request: Request) -> Response:
         web.check_accept(request)
-        async with _admitted(service, request, "admin") as (_, grant):
+        async with admitted(service.gate, request, "admin") as (_, grant):
             access.require_staff(grant)
         return web.json_answer(await work(service, request))
 
@@ -304,7 +297,7 @@ async def _livez() -> Response:
 def _readyz(service: Service) -> Callable[[], Awaitable[Response]]:
     async def readyz() -> Response:
         with unavailable():
-            async with asyncio.timeout(READY_LIMIT_S), service.pool.acquire(timeout=READY_LIMIT_S) as conn:
+            async with asyncio.timeout(READY_LIMIT_S), service.gate.pool.acquire(timeout=READY_LIMIT_S) as conn:
                 missing = await pending_migrations(conn)
         if missing:
             raise RequestError(
@@ -335,7 +328,7 @@ def _metrics(service: Service) -> Callable[[], Awaitable[Response]]:
 async def _record(service: Service) -> None:
     try:
         with unavailable():
-            async with asyncio.timeout(READY_LIMIT_S), service.pool.acquire(timeout=READY_LIMIT_S) as conn:
+            async with asyncio.timeout(READY_LIMIT_S), service.gate.pool.acquire(timeout=READY_LIMIT_S) as conn:
                 totals = await reports.read_totals(conn, settings=service.settings)
     except (DatabaseUnavailable, PostgresError):  # no database, or no schema: those metrics are absent
         service.telemetry.recorded(complete_through_s=None, runways_s={}, events={})
@@ -364,81 +357,11 @@ def _guarded(
 
     async def endpoint(request: Request) -> Response:
         web.check_accept(request)
-        async with _admitted(service, request, permission) as (conn, grant):
+        async with admitted(service.gate, request, permission) as (conn, grant):
             answer = await handler(service, conn, grant, request)
         return web.json_answer(answer)
 
     return endpoint
-
-
-@asynccontextmanager
-async def _admitted(
-    service: Service, request: Request, permission: access.Permission, *, limit_s: float = ANSWER_LIMIT_S
-) -> AsyncGenerator[tuple[PooledConnection, Grant]]:
-    """The Grant of a request's key, and a connection to read with. Raises the 401, 403, 429 and 503."""
-    presented = _present(service, request)
-    with unavailable():
-        async with (
-            asyncio.timeout(limit_s),
-            service.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
-        ):
-            grant = await _admit(service, conn, request, presented)
-            access.require(grant, permission)
-            yield conn, grant
-
-
-def _present(service: Service, request: Request) -> PresentedKey:
-    """The key of a request, before anything is asked of the database."""
-    text = _read_credentials(request)
-    presented = access.read_key(text)
-    wait_s = service.tries.refuse_after(_address(request), presented and presented.key_id, time.monotonic())
-    if wait_s is not None:
-        raise RequestError(
-            "too many invalid keys came from this address; wait a moment and check the key",
-            status=429,
-            code="too-many-tries",
-        )
-    if presented is None:
-        service.tries.failed(_address(request), time.monotonic())
-        raise _invalid_key()
-    request.state.key_id = presented.key_id
-    return presented
-
-
-async def _admit(service: Service, conn: PooledConnection, request: Request, presented: PresentedKey) -> Grant:
-    grant = await keys.find_grant(conn, presented, now=service.clock())
-    if grant is None:
-        service.tries.failed(_address(request), time.monotonic())
-        raise _invalid_key()
-    service.tries.succeeded(presented.key_id)
-    return grant
-
-
-def _read_credentials(request: Request) -> str:
-    bearers = request.headers.getlist("authorization")
-    texts = [*bearers, *request.headers.getlist("x-api-key")]
-    if not texts:
-        raise RequestError(
-            "no key was given; send one as `Authorization: Bearer anlyt_...`", status=401, code="unauthorized"
-        )
-    scheme, _, text = texts[0].partition(" ") if bearers else ("bearer", "", texts[0])
-    if len(texts) > 1 or scheme.lower() != "bearer":
-        raise RequestError(
-            "send one key, as `Authorization: Bearer anlyt_...` or as `X-API-Key: anlyt_...`",
-            status=401,
-            code="unauthorized",
-        )
-    return text.strip()
-
-
-def _invalid_key() -> RequestError:
-    return RequestError(
-        "this key is not valid: it is unknown, mistyped, expired or revoked", status=401, code="unauthorized"
-    )
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client is not None else "unknown"
 
 
 def _read_pairs(request: Request) -> list[tuple[str, str]]:

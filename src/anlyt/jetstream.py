@@ -16,21 +16,20 @@ import math
 import re
 import secrets
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.errors
 from msgspec import Struct
 from msgspec.structs import replace
-from nats.aio.client import Client
-from nats.protocol import parser
 
 from anlyt.errors import ConfigurationError, StreamUnavailable
 from anlyt.events import DAY_US, Message, format_instant, parse_instant
+from anlyt.frames import Client, read_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
 SLOT_BITS: Final = 4
@@ -47,15 +46,13 @@ CONSUMER_IDLE_S: Final = 60  # nats-server forgets a consumer nobody has asked f
 STREAM_MAX_AGE_US: Final = 7 * DAY_US
 DUPLICATE_WINDOW_S: Final = 120
 NOT_FOUND: Final = 404
+SUBJECTS_KNOWN_MAX: Final = 1_000  # remembered as text; more are read again
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 MESSAGE_ID_CHARS_MAX: Final = 512
+_LEFT_HEADER: Final = "Nats-Pending-Messages:"  # of a pull that ended: what it did not deliver
 _ACK_TOKENS_V1: Final = 9  # $JS.ACK.stream.consumer.delivered.stream_seq.consumer_seq.time.pending
 _ACK_SHIFT_V2: Final = 2  # v2 has the domain and the account in front of them
-_WORD: Final = rb"[^ \t\r\n]+"  # as nats-server cuts a line into words; nats-py does at any white space
-_MSG_LINE: Final = re.compile(rb"\AMSG[ \t]+(%b)[ \t]+(%b)[ \t]+((%b)[ \t]+)?(\d+)\r\n" % (_WORD, _WORD, _WORD))
-_HMSG_LINE: Final = re.compile(
-    rb"\AHMSG[ \t]+(%b)[ \t]+(%b)[ \t]+((%b)[ \t]+)?(\d+)[ \t]+(\d+)\r\n" % (_WORD, _WORD, _WORD)
-)
+_ID_ONLY: Final = re.compile(rb"NATS/1\.0\r\nNats-Msg-Id: ([!-~]+)\r\n\r\n")  # what most messages carry
 
 
 class StreamInfo(Struct, frozen=True):
@@ -94,34 +91,6 @@ class JetStreamError(StreamUnavailable):
 # ---------------------------------------------------------------------------------------------------- connection, API
 
 
-class _Client(Client):
-    """nats-py's client, which neither a producer's bytes nor an error of the server stops for good.
-
-    nats-server stores any subject and any headers; where they are no text nats-py ends its reading, again and again at
-    the same message. And it closes for good at an error like expired credentials, where waiting is what helps.
-    """
-
-    def _build_message(  # noqa: PLR0917 - nats-py's
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        text = subject.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-        return self.msg_class(subject=text, reply=reply.decode(), data=data, headers=headers, _client=self, _sid=sid)
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        if not headers:
-            return None
-        try:
-            return await super()._process_headers(headers)
-        except (IndexError, UnicodeDecodeError):
-            return None
-
-    async def _process_err(self, err_msg: str) -> None:
-        if "permissions violation" in err_msg:
-            await super()._process_err(err_msg)
-        else:
-            await self._process_op_err(nats.errors.Error(f"nats-server said {err_msg}"))
-
-
 async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
     """A connection that reconnects by itself for ever. Raises StreamUnavailable when no server takes it at first."""
     servers = url.split(",")
@@ -138,8 +107,7 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
         if attempts >= len(servers) and not connected:  # the client itself would go on for ever
             raise _unreachable(url, error)
 
-    parser.MSG_RE, parser.HMSG_RE = _MSG_LINE, _HMSG_LINE
-    client = _Client()
+    client = Client()
     try:
         await client.connect(
             servers,
@@ -353,8 +321,9 @@ class Reader:
         self._taken_seq = resume_after  # stream sequence up to which everything of this branch has been taken
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
-        self._buffer: deque[tuple[Msg, int]] = deque()  # with their sizes
+        self._buffer: deque[tuple[bytes, bytes, bytes, bytes]] = deque()  # subject, reply, headers, body
         self._buffer_bytes = 0
+        self._subjects: dict[bytes, str] = {}
         self._asked = 0  # messages asked for and not yet arrived
         self._consumer_seq = 0  # of the last message taken
         self._arrived = asyncio.Event()
@@ -363,19 +332,15 @@ class Reader:
 
     async def start(self) -> None:
         """Subscribe; called once by open_reader."""
-        self._subscription = await self._nc.subscribe(
-            self._inbox, cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        self._subscription = await self._nc.subscribe_raw(self._inbox, self._receive)
         self._heard_at = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
         """Leave the consumer to nats-server, which forgets it, and drop what was read ahead."""
-        if self._subscription is not None and not self._nc.is_closed:
-            try:
-                await self._subscription.unsubscribe()
+        if self._subscription is not None:
+            with suppress(OSError, nats.errors.Error):  # the connection is gone, and the subscription with it
+                await self._nc.unsubscribe_raw(self._subscription)
                 await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}")
-            except (OSError, nats.errors.Error):
-                pass  # the connection is gone, and the subscription with it
         self._buffer.clear()
 
     def mark_broken(self, cause: str) -> None:
@@ -398,13 +363,17 @@ class Reader:
                 self._check_heard()
         if self._broken is not None:
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
+        self._heard_at = asyncio.get_running_loop().time() if self._buffer else self._heard_at
         taken: list[Message] = []
         bytes_taken = 0
         while self._buffer and len(taken) < messages_max and bytes_taken < bytes_max:
-            message, size = self._buffer.popleft()
+            subject, reply, headers, body = self._buffer.popleft()
+            size = len(headers) + len(body)
             self._buffer_bytes -= size
             bytes_taken += size
-            taken.append(self._message(message))
+            sequence, published = self._place(reply)
+            read = await self._read_headers(headers) if headers else None
+            taken.append(Message(self._subject_text(subject), read, body, sequence, published))
         await self._pull()
         return taken
 
@@ -439,25 +408,26 @@ class Reader:
             except (OSError, nats.errors.Error) as error:
                 raise StreamUnavailable(f"NATS connection lost: {error}") from None
 
-    async def _receive(self, msg: Msg) -> None:
-        if not msg.reply:
-            self._end_pull(msg.headers or {})
+    def _receive(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        if not reply:
+            self._end_pull(headers)
             return
         self._asked -= 1
-        size = len(msg.data) + headers_size(msg.headers)
-        self._buffer.append((msg, size))
-        self._buffer_bytes += size
+        self._buffer.append((subject, reply, headers, body))
+        self._buffer_bytes += len(headers) + len(body)
         if not self._arrived.is_set():
             self._arrived.set()
 
-    def _end_pull(self, headers: dict[str, str]) -> None:
+    def _end_pull(self, headers: bytes) -> None:
         """A pull ended before it was full: its time or its bytes were up, or the consumer is gone."""
         self._heard_at = asyncio.get_running_loop().time()
-        status, description = headers.get("Status", ""), headers.get("Description", "")
-        if status in {"404", "408"} or "MaxBytes" in description or "Batch Completed" in description:
-            self._asked -= int(headers.get("Nats-Pending-Messages", 0))
+        lines = headers.decode("utf-8", "backslashreplace").split("\r\n")
+        status = lines[0].removeprefix("NATS/1.0").strip()
+        left = next((line for line in lines if line.startswith(_LEFT_HEADER)), "0").rpartition(":")[2]
+        if status[:3] in {"404", "408"} or "MaxBytes" in status or "Batch Completed" in status:
+            self._asked -= int(left)
         else:
-            self.mark_broken(f"{status} {description}".strip())
+            self.mark_broken(status)
         self._arrived.set()
 
     def _check_heard(self) -> None:
@@ -465,8 +435,9 @@ class Reader:
         if self._asked and silence > PULL_EXPIRES_S + PULL_GRACE_S:
             self.mark_broken(f"nothing heard for {silence:.0f} s")
 
-    def _message(self, msg: Msg) -> Message:
-        tokens = msg.reply.split(".")
+    def _place(self, reply: bytes) -> tuple[int, int]:
+        """A message's sequence in the stream and its JetStream time, when it is the next one of the consumer."""
+        tokens = reply.split(b".")
         if len(tokens) > _ACK_TOKENS_V1:
             tokens = tokens[_ACK_SHIFT_V2:]
         consumer_seq = int(tokens[6])
@@ -474,10 +445,21 @@ class Reader:
             self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
         self._consumer_seq = consumer_seq
-        self._heard_at = asyncio.get_running_loop().time()
         self.server_pending = int(tokens[8])
         self._taken_seq = int(tokens[5])
-        return Message(msg.subject, msg.headers, msg.data, self._taken_seq, int(tokens[7]) // 1000)
+        return self._taken_seq, int(tokens[7]) // 1000
+
+    async def _read_headers(self, block: bytes) -> dict[str, str] | None:
+        alone = _ID_ONLY.fullmatch(block)
+        return await self._nc.read_headers(block) if alone is None else {MESSAGE_ID_HEADER: alone[1].decode()}
+
+    def _subject_text(self, subject: bytes) -> str:
+        text = self._subjects.get(subject)
+        if text is None:
+            if len(self._subjects) >= SUBJECTS_KNOWN_MAX:
+                self._subjects.clear()
+            text = self._subjects[subject] = read_subject(subject)
+        return text
 
 
 async def open_reader(

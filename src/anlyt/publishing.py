@@ -25,9 +25,9 @@ from anlyt.jetstream import MESSAGE_ID_HEADER, REQUEST_TIMEOUT_S, Outgoing, conn
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
 
+    from anlyt.frames import Client
     from anlyt.simulate import Publication
 
 WINDOW: Final = 500  # messages without an answer yet, when they go one by one

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from asyncpg import Connection
-    from nats.aio.client import Client
 
     from anlyt.crash import CrashPoints
+    from anlyt.frames import Client
     from anlyt.settings import Settings
     from anlyt.telemetry import Telemetry
 

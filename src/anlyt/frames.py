@@ -1,0 +1,169 @@
+"""nats-py's client with a shorter way in: messages of a reading subscription go to its reader as the bytes they are.
+
+In: what nats-server sends. Out: for a subscription that was diverted, one call of its sink a message; for everything
+else what nats-py does. nats-py builds an object, a queue entry and a callback a message and moves its whole buffer for
+each; a stream read at full speed spends more on that than on decoding. And neither a producer's bytes nor an error of
+the server stops this client for good, as they do stop nats-py's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import nats.aio.client
+import nats.errors
+from nats.protocol import parser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    Sink = Callable[[bytes, bytes, bytes, bytes], None]  # subject, reply, headers, body; empty when there is none
+
+LINE_BYTES_MAX: Final = 1_048_576  # of what is no message: INFO lists the servers of a cluster
+_CRLF: Final = b"\r\n"
+_WORD: Final = rb"[^ \t\r\n]+"  # as nats-server cuts a line into words; nats-py does at any white space
+_MSG: Final = re.compile(rb"MSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(\d+)\r\n" % (_WORD, _WORD))
+_HMSG: Final = re.compile(rb"HMSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(\d+)[ \t]+(\d+)\r\n" % (_WORD, _WORD))
+
+
+class Frames(parser.Parser):
+    """nats-py's parser, which takes whole messages out of one buffer and leaves all other lines to nats-py."""
+
+    def __init__(self, client: Client) -> None:
+        self.sinks: dict[int, Sink] = {}
+        super().__init__(client)
+        self._client = client
+
+    def reset(self) -> None:
+        """Forget what arrived: the connection is a new one. nats-py calls this."""
+        super().reset()
+        self._epoch = object()  # whoever was parsing sees that it has changed
+        self._wanted = 0  # bytes that complete what the buffer begins with
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Take in what nats-server sent, and hand every message on that is complete."""
+        self.buf += data
+        if len(self.buf) < self._wanted:
+            return
+        chunk, at, epoch = bytes(self.buf), 0, self._epoch
+        while at < len(chunk):
+            begin, at = at, self._divert(chunk, at)
+            if at == begin:
+                at = await self._leave_to_client(chunk, at)
+                if epoch is not self._epoch:
+                    return
+                if at == begin:
+                    break
+        self.buf = bytearray(chunk[at:])
+
+    def _divert(self, chunk: bytes, at: int) -> int:
+        """Hand the messages of diverted subscriptions on, up to the first line that is something else."""
+        self._wanted = 0
+        sinks, size = self.sinks, len(chunk)
+        while frame := _frame(chunk, at):
+            subject, sid, reply, begin, middle, end = frame
+            if end > size:
+                self._wanted = end - at
+                return at
+            sink = sinks.get(sid)
+            if sink is None:
+                return at
+            sink(subject, reply, chunk[begin:middle], chunk[middle : end - 2])
+            at = end
+        return at
+
+    async def _leave_to_client(self, chunk: bytes, at: int) -> int:
+        """One message of another subscription, or one line; where it ends, or `at` when that has not arrived."""
+        frame = _frame(chunk, at)
+        if frame is not None:
+            subject, sid, reply, begin, middle, end = frame
+            if end > len(chunk):
+                return at
+            await self._client.take(sid, subject, reply, chunk[begin:middle], chunk[middle : end - 2])
+            return end
+        line, found, _ = chunk[at : at + LINE_BYTES_MAX].partition(_CRLF)
+        if not found:
+            if len(line) == LINE_BYTES_MAX:
+                raise nats.errors.ProtocolError
+            return at
+        self.buf = bytearray(line + found)
+        await super().parse()
+        return at + len(line) + len(found)
+
+
+def _frame(chunk: bytes, at: int) -> tuple[bytes, int, bytes, int, int, int] | None:
+    """Subject, subscription, reply, and where headers begin, the body begins and the frame ends; None: no message."""
+    if chunk[at : at + 1] == b"M":
+        line = _MSG.match(chunk, at)
+        if line is None:
+            return None
+        subject, sid, reply, size = line.groups()
+        begin = middle = line.end()
+    else:
+        line = _HMSG.match(chunk, at)
+        if line is None:
+            return None
+        subject, sid, reply, headers_size, size = line.groups()
+        begin = line.end()
+        middle = begin + int(headers_size)
+    return subject, int(sid), reply or b"", begin, middle, begin + int(size) + len(_CRLF)
+
+
+class Client(nats.aio.client.Client):
+    """A connection to nats-server.
+
+    nats-server stores any subject and any headers; where they are no text nats-py ends its reading, again and again at
+    the same message. And it closes for good at an error like expired credentials, where waiting is what helps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = self._frames = Frames(self)
+
+    async def subscribe_raw(self, subject: str, sink: Sink) -> Subscription:
+        """Subscribe, with every message given to `sink` as it arrived; `sink` must neither wait nor raise."""
+        subscription = await self.subscribe(subject)
+        self._frames.sinks[subscription._id] = sink  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - no public name
+        return subscription
+
+    async def unsubscribe_raw(self, subscription: Subscription) -> None:
+        """Undo `subscribe_raw`. Raises nats.errors.Error when the connection is gone, and the subscription with it."""
+        self._frames.sinks.pop(subscription._id, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        await subscription.unsubscribe()
+
+    async def take(self, sid: int, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: PLR0917 - nats-py's
+        """One message the way nats-py takes it."""
+        await self._process_msg(sid, subject, reply, body, headers)
+
+    async def read_headers(self, block: bytes) -> dict[str, str] | None:
+        """The headers in a message's header block; None when it is no text."""
+        return await self._process_headers(block)
+
+    def _build_message(  # noqa: PLR0917 - nats-py's
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        text = read_subject(subject)
+        return self.msg_class(subject=text, reply=reply.decode(), data=data, headers=headers, _client=self, _sid=sid)
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        if not headers:
+            return None
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, UnicodeDecodeError):
+            return None
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(nats.errors.Error(f"nats-server said {err_msg}"))
+
+
+def read_subject(subject: bytes) -> str:
+    """A subject as text that PostgreSQL takes: bytes that are no UTF-8, and NUL, are shown escaped."""
+    return subject.decode("utf-8", "backslashreplace").replace("\0", "\\x00")

@@ -5,12 +5,13 @@ In: the parameters of the API's routes, as options. Out: a table, JSON, CSV or N
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from anlyt.cli_shared import Json, connected, print_json, run_work, say
+from anlyt.cli_shared import Json, connected, print_json, read_duration, run_until_stopped, run_work, say
 from anlyt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,3 +97,42 @@ def export_rows(  # noqa: PLR0913 - one option a parameter
         print_json({"rows": done.rows, "sha256": done.sha256, "output": str(output)})
     else:
         say(f"{done.rows:,} rows, sha256 {done.sha256}")
+
+
+TOP_INTERVAL_MIN_S: Final = 0.5
+TOP_INTERVAL_MAX_S: Final = 60.0
+
+
+@app.command()
+def top(
+    ctx: typer.Context,
+    *,
+    sort: Annotated[str, typer.Option(help="Worst first by: delivery, failed, latency or rate.")] = "delivery",
+    window: Annotated[str, typer.Option(help="Messages since the hour this long ago, at most 24h.")] = "1h",
+    interval: Annotated[
+        float, typer.Option(min=TOP_INTERVAL_MIN_S, max=TOP_INTERVAL_MAX_S, help="Seconds between two looks.")
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one look and end; so it is without a terminal.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Watch the operators: rate, delivery, failures, latency, lag; the worst first. q quits, s sorts, space pauses.
+
+    Example: anlyt top
+
+    Example: anlyt top --sort latency --window 6h
+
+    Example: anlyt top --once --json
+    """
+    from anlyt import top as top_module
+    from anlyt.screen import is_interactive
+
+    by = top_module.read_sort(sort)
+    past = read_duration("window", window)
+    if past is None or not timedelta(0) < past <= top_module.WINDOW_MAX:
+        raise UsageError(f"--window must be more than 0s and at most 24h, not {window!r}")
+    settings = connected(ctx)
+    if once or as_json or not is_interactive():
+        frame = run_work(top_module.read_once(settings, window=past))
+        top_module.show(frame, by, as_json=as_json)
+        return
+    run_until_stopped(lambda stop: top_module.watch(settings, sort=by, window=past, interval_s=interval, stop=stop))

@@ -31,6 +31,8 @@ PROGRESS_WIDTH: Final = 20
 PROGRESS_AFTER_S: Final = 1.0  # shorter work needs no bar
 DEFUSED: Final = ("=", "+", "-", "@")  # a spreadsheet would take text that begins so for a formula
 
+SPARKS: Final = "▁▂▃▄▅▆▇█"
+
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -114,6 +116,15 @@ def _defuse(value: object) -> object:
 
 def _is_number(text: str) -> bool:
     return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def sparkline(values: Sequence[float], *, top: float | None = None) -> str:
+    """A value a character, as tall as its share of `top`, else of the largest; a space for nothing at all."""
+    highest = max(values, default=0.0) if top is None else top
+    return "".join(
+        SPARKS[min(int(value / highest * len(SPARKS)), len(SPARKS) - 1)] if highest > 0 and value > 0 else " "
+        for value in values
+    )
 
 
 class Advance(Protocol):

@@ -59,6 +59,7 @@ def test_text_becomes_the_value_it_says(variable: str, text: str, expected: obje
 
 
 BAD = [
+    ("ARCHIVE_CLUSTER", "a'b", "pattern"),
     ("STREAM", "has space", "pattern"),
     ("STREAM", "a.b", "pattern"),
     ("SUBJECTS", "messaging.events", r"must be plain tokens and end in \.>"),
@@ -160,3 +161,22 @@ def test_settings_do_not_change() -> None:
 )
 def test_a_duration_is_written_in_one_unit(length: timedelta, words: str) -> None:
     assert format_duration(length) == words
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host:8123",
+        "chdb://directory",
+        "chdb://",
+        "clickhouse://me:pass@/db",
+        "clickhouse://me:pass@host:0x/db",
+        "clickhouse://me:pass@host/a-b",
+        "clickhouse://me:pass@host/db?secure=1",
+    ],
+)
+def test_an_address_of_no_archive_is_refused_and_never_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="ANLYT_ARCHIVE_URL must be clickhouse://") as caught:
+        load({}, {"ANLYT_ARCHIVE_URL": url})
+
+    assert "me:pass@" not in str(caught.value)

@@ -6,6 +6,7 @@
     ├── Retry                 the world is down: wait, read the position, go on            exit 4
     │   ├── DatabaseUnavailable
     │   ├── StreamUnavailable
+    │   ├── ArchiveUnavailable
     │   └── PositionMoved     somebody else counted these messages: read the position again
     ├── DifferenceFound       a check found numbers that do not agree                      exit 5
     ├── RequestError          an HTTP request is wrong; becomes problem+json
@@ -54,6 +55,10 @@ class DatabaseUnavailable(Retry):
 
 class StreamUnavailable(Retry):
     """NATS JetStream cannot be reached; check ANLYT_NATS_URL and that the server is running."""
+
+
+class ArchiveUnavailable(Retry):
+    """The archive (ClickHouse) cannot be reached; check ANLYT_ARCHIVE_URL and that the server is running."""
 
 
 class PositionMoved(Retry):

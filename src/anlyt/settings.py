@@ -12,6 +12,7 @@ import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -33,6 +34,15 @@ class Settings(BaseModel):
 
     database_url: SecretStr | None = Field(None, description="postgresql:// address; several hosts may be listed")
     nats_url: SecretStr | None = Field(None, description="nats:// or tls:// address; several separated by commas")
+    archive_url: SecretStr | None = Field(
+        None,
+        description="clickhouse://, clickhouses:// (TLS) or chdb:///directory (embedded); unset: there is no archive",
+    )
+    archive_cluster: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_-]{0,64}$",
+        description="ClickHouse cluster whose servers hold the archive; empty: one server",
+    )
     stream: str = Field("MESSAGING", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="name of the JetStream stream")
     subjects: str = Field("messaging.events.>", description="subjects of the stream; ends in .>")
     partitions: int = Field(1, ge=1, le=PARTITIONS_MAX, description="parts of the stream counted side by side")
@@ -58,6 +68,17 @@ class Settings(BaseModel):
     def _subjects_end_open(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.>", value):
             msg = "must be plain tokens and end in .> (like messaging.events.>)"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("archive_url")
+    @classmethod
+    def _archive_is_known(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _is_archive(value.get_secret_value()):
+            msg = (
+                "must be clickhouse://user:password@host:8123/database, clickhouses://... (TLS), or "
+                "chdb:///directory with an absolute path; characters like / @ : in a password are percent-encoded"
+            )
             raise ValueError(msg)
         return value
 
@@ -92,6 +113,21 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = No
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
+
+
+def _is_archive(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    if parts.query or parts.fragment:
+        return False
+    if parts.scheme == "chdb":
+        return not parts.netloc and len(parts.path) > 1
+    database = parts.path.removeprefix("/")
+    named = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}|", database) is not None
+    return parts.scheme in {"clickhouse", "clickhouses"} and bool(parts.hostname) and port_is_fine and named
 
 
 def parse_duration(text: str) -> timedelta:

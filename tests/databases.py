@@ -39,11 +39,20 @@ CATALOGUE = {
         WHERE schemaname = 'anlyt'""",
     "functions": """
         SELECT p.proname, pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.pronamespace = 'anlyt'::REGNAMESPACE""",
+    "policies": """
+        SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, p.polname, p.polcmd::TEXT, p.polpermissive,
+               (SELECT array_agg(r.rolname ORDER BY r.rolname) FROM pg_roles r WHERE r.oid = ANY (p.polroles)),
+               pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+        FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid
+        WHERE c.relnamespace = 'anlyt'::REGNAMESPACE AND c.relkind IN ('r', 'p')""",
     "rights": """
         SELECT c.relname, pg_get_userbyid(c.relowner), c.relacl::TEXT FROM pg_class c
         WHERE c.relnamespace = 'anlyt'::REGNAMESPACE
         UNION ALL SELECT p.proname, pg_get_userbyid(p.proowner), p.proacl::TEXT FROM pg_proc p
         WHERE p.pronamespace = 'anlyt'::REGNAMESPACE
+        UNION ALL SELECT c.relname || '.' || a.attname, pg_get_userbyid(c.relowner), a.attacl::TEXT
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'anlyt'::REGNAMESPACE AND a.attacl IS NOT NULL
         UNION ALL SELECT n.nspname, pg_get_userbyid(n.nspowner), n.nspacl::TEXT FROM pg_namespace n
         WHERE n.nspname = 'anlyt'""",
 }

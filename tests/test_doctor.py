@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 
+import databases
 from anlyt import doctor, jetstream, up
 from anlyt.postgres import session
 from commands import anlyt, environment, environment_of
@@ -15,6 +16,7 @@ from support import run
 
 if TYPE_CHECKING:
     from anlyt.doctor import Finding
+    from anlyt.embedded import EmbeddedPostgres
     from anlyt.settings import Settings
 
 
@@ -55,6 +57,7 @@ def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
         "PostgreSQL version",
         "PostgreSQL clock",
         "schema",
+        "reading",
         "partitions",
         "counting",
         "NATS version",
@@ -81,6 +84,42 @@ def test_partitions_that_are_missing_are_a_problem(settings: Settings) -> None:
     finding = found(settings)["partitions"]
 
     assert (finding.level, finding.remedy) == ("problem", "run: anlyt jobs run partitions")
+
+
+HARMS = {
+    "may not read as anlyt_tenant": (
+        "REVOKE anlyt_tenant FROM anlyt GRANTED BY anlyt",
+        "SET ROLE anlyt; GRANT anlyt_tenant TO anlyt",
+    ),
+    "sees every row, whoever asks": (
+        "ALTER ROLE anlyt_tenant BYPASSRLS",
+        "ALTER ROLE anlyt_tenant NOBYPASSRLS",
+    ),
+    "off on metrics_daily": (
+        "ALTER TABLE anlyt.metrics_daily DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE anlyt.metrics_daily ENABLE ROW LEVEL SECURITY",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", HARMS)
+def test_a_reading_role_that_cannot_read_or_sees_too_much_is_a_problem(
+    ready: Settings, postgres_server: EmbeddedPostgres, text: str
+) -> None:
+    assert ready.database_url is not None
+    name = ready.database_url.get_secret_value().rpartition("/")[2]
+    admin_url = f"{postgres_server.admin_url.rpartition('/')[0]}/{name}"
+    harm, mend = HARMS[text]
+    before = found(ready)["reading"].level
+    run(databases.execute(admin_url, harm))
+    try:
+        finding = found(ready)["reading"]
+    finally:
+        run(databases.execute(admin_url, mend))  # roles belong to the cluster, which other tests use too
+
+    assert (before, finding.level, found(ready)["reading"].level) == ("ok", "problem", "ok")
+    assert text in finding.finding
+    assert finding.remedy
 
 
 def test_a_stream_nobody_counts_is_a_warning_and_one_left_behind_a_problem(ready: Settings) -> None:

@@ -17,6 +17,7 @@ from anlyt.errors import RequestError
 from anlyt.postgres import connect, ensure_partitions, sql
 from anlyt.queries import REPORTS, ReportName, read_query
 from anlyt.settings import Settings
+from anlyt.snapshot import snapshot
 from support import run
 
 if TYPE_CHECKING:
@@ -436,10 +437,11 @@ def test_status_of_an_empty_service_is_all_zero(database_url: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- plans
 
 
-async def plan_of(conn: asyncpg.Connection[Any], name: str, *arguments: Any) -> tuple[dict[str, Any], str]:
-    """The executed plan of a statement as the API runs it, and its text."""
-    async with conn.transaction(readonly=True):
-        await conn.execute(sql("read/plan_each_time"))
+async def plan_of(
+    conn: asyncpg.Connection[Any], grant: Grant, name: str, *arguments: Any
+) -> tuple[dict[str, Any], str]:
+    """The executed plan of a statement as the API runs it for a Grant, and its text."""
+    async with snapshot(conn, grant):
         text: str = await conn.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql(name)}", *arguments)
     return json.loads(text)[0]["Plan"], text
 
@@ -488,17 +490,19 @@ def test_reads_use_their_indexes_and_leave_out_other_months(database_url: str) -
             nil = reports._NIL_UUID
             everybody, one = ["PLATFORM", "OPERATOR", "ACCOUNT"], (["ACCOUNT"], [ACCOUNTS[0]])
             cases = [
-                ("list_hourly", (*day, "", nil, everybody, 101), 60),
-                ("list_hourly", (*long, "", nil, everybody, 1001), 100),
-                ("list_hourly_of_ids", (*day, "", nil, *one, 101), 120),
-                ("list_hourly_of_ids", (*long, "", nil, *one, 101), 600),
-                ("list_daily_of_ids", (*long, "", nil, *one, 1001), 300),
-                ("list_operators", (*day, nil, None, 101), 60),
-                ("list_operators", (*long, nil, [OPERATORS[0]], 1001), 1_600),
-                ("list_accounts", (*long, nil, [ACCOUNTS[0]], 1001), 200),
+                (STAFF, "list_hourly", (*day, "", nil, everybody, 101), 60),
+                (STAFF, "list_hourly", (*long, "", nil, everybody, 1001), 100),
+                (STAFF, "list_hourly_of_ids", (*day, "", nil, *one, 101), 120),
+                (STAFF, "list_hourly_of_ids", (*long, "", nil, *one, 101), 600),
+                (STAFF, "list_operators", (*day, nil, None, 101), 60),
+                (TENANT, "list_hourly_of_ids", (*day, "", nil, *one, 101), 120),
+                (TENANT, "list_hourly_of_ids", (*long, "", nil, *one, 101), 600),
+                (TENANT, "list_daily_of_ids", (*long, "", nil, *one, 1001), 300),
+                (OPERATOR, "list_operators", (*long, nil, OPERATORS[:1], 1001), 1_600),
+                (TENANT, "list_accounts", (*long, nil, ACCOUNTS[:1], 1001), 200),
             ]
-            for name, arguments, blocks_max in cases:
-                plan, text = await plan_of(conn, f"read/{name}", *arguments)
+            for grant, name, arguments, blocks_max in cases:
+                plan, text = await plan_of(conn, grant, f"read/{name}", *arguments)
 
                 assert "Seq Scan" not in text, f"{name} {arguments}"
                 assert buffers(plan) <= blocks_max, f"{name} {arguments} reads {buffers(plan)} blocks"

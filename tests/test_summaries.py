@@ -20,6 +20,7 @@ from anlyt.postgres import connect, ensure_partitions, sql
 from anlyt.queries import read_summary
 from anlyt.rollup import latency_bucket, latency_value
 from anlyt.settings import Settings
+from anlyt.snapshot import snapshot
 from serving import key_for, problem_of, service
 from support import run
 
@@ -385,9 +386,8 @@ def test_the_route_answers_as_it_is_described(database_url: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- plans
 
 
-async def plan(conn: asyncpg.Connection[Any], name: str, *arguments: Any) -> str:
-    async with conn.transaction(readonly=True):
-        await conn.execute(sql("read/plan_each_time"))
+async def plan(conn: asyncpg.Connection[Any], grant: Grant, name: str, *arguments: Any) -> str:
+    async with snapshot(conn, grant):
         return await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql(name)}", *arguments)
 
 
@@ -411,11 +411,13 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
             days = cut(TODAY - 55 * DAY, TODAY, "day")
             times = ([each.start for each in days], [each.end for each in days])
             order, each = ("totalCost", True, 10), False
+            account = make_grant("ACCOUNT", ACCOUNTS[:1], ["metrics:read"])
+            operator = make_grant("OPERATOR", OPERATORS[:1], ["metrics:read"])
             texts = [
-                await plan(conn, "read/sum_spans", *places, "ACCOUNT", ACCOUNTS[:1]),
-                await plan(conn, "read/sum_spans", *places, "ACCOUNT", None),
-                await plan(conn, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order),
-                await plan(conn, "read/merge_latencies", *times, OPERATORS[:1], each),
+                await plan(conn, account, "read/sum_spans", *places, "ACCOUNT", ACCOUNTS[:1]),
+                await plan(conn, STAFF, "read/sum_spans", *places, "ACCOUNT", None),
+                await plan(conn, STAFF, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order),
+                await plan(conn, operator, "read/merge_latencies", *times, OPERATORS[:1], each),
             ]
 
             plans = [json.loads(text)[0]["Plan"] for text in texts]

@@ -16,6 +16,7 @@ from anlyt import jetstream, postgres
 from anlyt.errors import AnlytError, ConfigurationError, Retry
 from anlyt.events import SECOND_US
 from anlyt.postgres import sql
+from anlyt.snapshot import GUARDED_TABLES, STAFF_ROLE, TENANT_ROLE
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -60,7 +61,8 @@ async def _examine_postgres(settings: Settings, url: str) -> list[Finding]:
             schema = await _check_schema(conn)
             findings.append(schema)
             if schema.level == "ok":
-                findings += [await _check_runway(conn), *await _check_counting(conn, settings)]
+                findings += [await _check_reading(conn), await _check_runway(conn)]
+                findings += await _check_counting(conn, settings)
             return findings
     except (Retry, ConfigurationError) as error:
         return [Finding("PostgreSQL", "problem", str(error), "start the server or correct ANLYT_DATABASE_URL")]
@@ -106,6 +108,24 @@ async def _check_schema(conn: Connection[Record]) -> Finding:
     if pending:
         return Finding("schema", "problem", f"{len(pending)} migrations are missing", "run: anlyt migrate")
     return Finding("schema", "ok", "up to date")
+
+
+async def _check_reading(conn: Connection[Record]) -> Finding:
+    """Whether the API can read as its two roles, and the one of tenants is held to its rows."""
+    for role in (STAFF_ROLE, TENANT_ROLE):
+        row = await conn.fetchrow(sql("doctor/read_reading_roles"), role, GUARDED_TABLES)
+        assert row is not None
+        if not row["allowed"]:
+            text, remedy = f"this role may not read as {role}, so the API cannot answer", f"GRANT {role} TO it"
+        elif row["unbounded"]:
+            text, remedy = f"{role} sees every row, whoever asks", f"ALTER ROLE {role} NOSUPERUSER NOBYPASSRLS"
+        elif row["unguarded"]:
+            text = f"row-level security is off on {', '.join(row['unguarded'])}"
+            remedy = "enable row level security on it, as sql/schema.sql does"
+        else:
+            continue
+        return Finding("reading", "problem", text, remedy)
+    return Finding("reading", "ok", f"as {STAFF_ROLE} and {TENANT_ROLE}; PostgreSQL shows tenants their own rows only")
 
 
 async def _check_runway(conn: Connection[Record]) -> Finding:

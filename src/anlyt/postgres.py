@@ -269,7 +269,8 @@ async def _apply(conn: Connection[Record], migration: Migration) -> None:
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
             f"migration {migration.name} was refused: {error}; the role of ANLYT_DATABASE_URL must own the database "
-            "and be allowed to create roles, or anlyt_reader must be there (CREATE ROLE anlyt_reader NOLOGIN)"
+            "and be allowed to create roles, or an administrator makes them first: CREATE ROLE anlyt_reader NOLOGIN, "
+            "CREATE ROLE anlyt_staff NOLOGIN, CREATE ROLE anlyt_tenant NOLOGIN, GRANT anlyt_staff, anlyt_tenant TO it"
         ) from None
 
 

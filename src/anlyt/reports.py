@@ -1,8 +1,8 @@
 """Read the roll-ups for a Grant: rows with their computed fields, and what is known about freshness. Read only.
 
 In: a connection, a Grant, a checked Query. Out: a Page or a Status, ready to be written as JSON. A read takes scope and
-ids from the Grant through access.see and from nowhere else (I8). Rows and freshness come from one snapshot (REPEATABLE
-READ), so `final` and `completeThrough` speak about exactly the rows beside them.
+ids from the Grant through access.see and from nowhere else, and is made with the sight of the Grant (I8, snapshot.py).
+Rows and freshness come from one snapshot, so `final` and `completeThrough` speak about exactly the rows beside them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from anlyt.postgres import sql
 from anlyt.queries import REPORTS, Key, Query, ReportName, write_cursor
 from anlyt.rows import AccountUsageDaily, MetricsDaily, MetricsHourly, OperatorPerformance
 from anlyt.settings import PARTITIONS_MAX
+from anlyt.snapshot import STAFF, snapshot
 from anlyt.telemetry import OUTCOMES, Outcome
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ ROWS: Final[Mapping[ReportName, type[Struct]]] = {
 async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings) -> Page:
     """The rows of a page that `grant` may see. Raises RequestError 404 for an id it may not."""
     visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
-        await conn.execute(sql("read/plan_each_time"))
+    async with snapshot(conn, grant):
         fresh = await read_freshness(conn, settings)
         records = [] if visible is None else await _read_records(conn, visible, query)
     more = len(records) > query.limit
@@ -128,8 +128,7 @@ async def stream_rows(
     The first item says how fresh the rows behind it are. Raises RequestError 404 for an id `grant` may not see.
     """
     visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
-        await conn.execute(sql("read/plan_each_time"))
+    async with snapshot(conn, grant):
         fresh = await read_freshness(conn, settings)
         yield fresh, []
         if visible is None:
@@ -272,7 +271,7 @@ class Status(Struct, frozen=True, rename="camel", kw_only=True):
 
 async def read_status(conn: AnyConnection, grant: Grant, *, settings: Settings) -> Status:
     """The state of the service as `grant` may know it."""
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
+    async with snapshot(conn, grant):
         fresh = await read_freshness(conn, settings)
         known = {} if grant.scope != "PLATFORM" else await _read_staff_status(conn, fresh, settings.stream)
     return Status(as_of=fresh.as_of, complete_through=fresh.complete_through, lag_seconds=fresh.lag_seconds, **known)
@@ -288,7 +287,7 @@ class Totals(Struct, frozen=True):
 
 async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
     """The state of the service in numbers that belong to nobody, for monitoring."""
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
+    async with snapshot(conn, STAFF):
         fresh = await read_freshness(conn, settings)
         totals = await conn.fetchrow(sql("read/sum_ingest_totals"), settings.stream)
         runways = await conn.fetch(sql("read/list_runways"))

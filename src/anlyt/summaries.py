@@ -19,6 +19,7 @@ from anlyt.periods import Buckets, GroupBy, Span, find_buckets
 from anlyt.postgres import sql
 from anlyt.reports import Freshness, Meta, quotient, read_freshness
 from anlyt.rollup import latency_value
+from anlyt.snapshot import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,8 +105,7 @@ async def read_summary(conn: AnyConnection, grant: Grant, query: SummaryQuery, *
     visible = see(grant, query.scope, query.ids, parameter="scopeId")
     rows: list[SummaryRow] = []
     groups = 0
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
-        await conn.execute(sql("read/plan_each_time"))
+    async with snapshot(conn, grant):
         fresh = await read_freshness(conn, settings)
         buckets = find_buckets(query.spans, fresh.as_of)
         known = (fresh, settings.max_message_age)

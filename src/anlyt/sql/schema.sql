@@ -263,7 +263,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE
 END;
 
 -- ------------------------------------------------------------------------------------------------------------------
--- 4. Rights: the owner writes, anlyt_reader reads the roll-ups, nobody else sees anything.
+-- 4. Rights: the owner writes, anlyt_reader reads the roll-ups, nobody else sees anything. The API reads as anlyt_staff
+--    for the platform and as anlyt_tenant for everybody else, who sees the rows of its own ids and no others.
 -- ------------------------------------------------------------------------------------------------------------------
 
 REVOKE ALL ON SCHEMA anlyt FROM PUBLIC;
@@ -272,3 +273,44 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA anlyt FROM PUBLIC;
 GRANT USAGE ON SCHEMA anlyt TO anlyt_reader;
 GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_performance, anlyt.account_usage_daily
     TO anlyt_reader;
+GRANT USAGE ON SCHEMA anlyt TO anlyt_staff, anlyt_tenant;
+GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_performance, anlyt.account_usage_daily,
+    anlyt.latency_histograms TO anlyt_staff, anlyt_tenant;
+GRANT SELECT (stream, complete_through) ON anlyt.stream_positions TO anlyt_tenant;
+GRANT SELECT ON anlyt.stream_positions, anlyt.ingest_totals, anlyt.backfills, anlyt.job_runs TO anlyt_staff;
+GRANT SELECT (stream, reason, recorded_at, resolution, retry_reason) ON anlyt.dead_letters TO anlyt_staff;
+
+ALTER TABLE anlyt.metrics_hourly ENABLE ROW LEVEL SECURITY;
+ALTER TABLE anlyt.metrics_daily ENABLE ROW LEVEL SECURITY;
+ALTER TABLE anlyt.operator_performance ENABLE ROW LEVEL SECURITY;
+ALTER TABLE anlyt.account_usage_daily ENABLE ROW LEVEL SECURITY;
+ALTER TABLE anlyt.latency_histograms ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY everything ON anlyt.metrics_hourly FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
+CREATE POLICY everything ON anlyt.metrics_daily FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
+CREATE POLICY everything ON anlyt.operator_performance FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
+CREATE POLICY everything ON anlyt.account_usage_daily FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
+CREATE POLICY everything ON anlyt.latency_histograms FOR SELECT TO anlyt_staff USING (TRUE);
+
+-- A tenant's scope and ids are settings of its transaction (read/see_as); without them nothing is visible. They
+-- stand in sub-selects, so that they are read once a statement and not once a row.
+CREATE POLICY own ON anlyt.metrics_hourly FOR SELECT TO anlyt_tenant USING (
+    scope = (SELECT current_setting('anlyt.scope', TRUE))
+    AND scope_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::TEXT[])
+);
+CREATE POLICY own ON anlyt.metrics_daily FOR SELECT TO anlyt_tenant USING (
+    scope = (SELECT current_setting('anlyt.scope', TRUE))
+    AND scope_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::TEXT[])
+);
+CREATE POLICY own ON anlyt.operator_performance FOR SELECT TO anlyt_tenant USING (
+    (SELECT current_setting('anlyt.scope', TRUE)) = 'OPERATOR'
+    AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
+);
+CREATE POLICY own ON anlyt.account_usage_daily FOR SELECT TO anlyt_tenant USING (
+    (SELECT current_setting('anlyt.scope', TRUE)) = 'ACCOUNT'
+    AND account_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
+);
+CREATE POLICY own ON anlyt.latency_histograms FOR SELECT TO anlyt_tenant USING (
+    (SELECT current_setting('anlyt.scope', TRUE)) = 'OPERATOR'
+    AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
+);

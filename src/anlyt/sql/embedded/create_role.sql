@@ -1,4 +1,4 @@
--- The service's own role: logs in, makes anlyt_reader, is no superuser. Repeatable; sets the password each time.
+-- The service's own role: logs in, makes the reading roles, is no superuser. Repeatable; sets the password each time.
 -- No parameters (DO takes none): the password is the session setting anlyt.password, see set_password.
 DO $do$
 BEGIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ class Ledger:
         self.position = position
         self._decoder = Decoder(worker.rules_of(settings))
 
-    async def count(self, *bodies: bytes, published: datetime = NOW) -> store.Applied:
+    async def count(self, *bodies: bytes, published: datetime = NOW, expect_new: bool = False) -> store.Applied:
         """Apply a batch of messages that JetStream stored at `published`."""
         first = self.position.last_seq + 1
         at = to_instant(published)
@@ -49,7 +50,7 @@ class Ledger:
         decoded = self._decoder.decode(messages)
         await postgres.ensure_partitions(self.conn, {published, *(published - timedelta(days=n) for n in range(9))})
         batch = store.Batch(messages, decoded, messages[-1].sequence, at, at)
-        applied = await store.apply(self.conn, self.position, batch, CrashPoints())
+        applied = await store.apply(self.conn, self.position, batch, CrashPoints(), expect_new=expect_new)
         self.position = applied.position
         return applied
 
@@ -63,12 +64,12 @@ class Ledger:
 
 
 @asynccontextmanager
-async def ledger(settings: Settings) -> AsyncGenerator[Ledger]:
-    """An empty ledger of a stream that need not exist."""
+async def ledger(settings: Settings, slots: range = range(jetstream.SLOTS)) -> AsyncGenerator[Ledger]:
+    """An empty ledger of some slots of a stream that need not exist."""
     assert settings.database_url is not None
     info = jetstream.StreamInfo(to_instant(NOW), 1, 0, 0, 0, to_instant(NOW), {})
     async with postgres.session(settings.database_url.get_secret_value(), application="test") as conn:
-        resume = await store.open_position(conn, settings.stream, tuple(range(jetstream.SLOTS)), info, seen=None)
+        resume = await store.open_position(conn, settings.stream, tuple(slots), info, seen=None)
         yield Ledger(conn, settings, resume.position)
 
 
@@ -94,6 +95,38 @@ async def total_messages(conn: Connection) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------- duplicates
+
+
+@pytest.mark.parametrize("known", [0, 1, 57, 3 * store.COPY_IDS_MIN], ids=["none", "one", "some", "all"])
+def test_ids_that_are_copied_in_first_are_claimed_as_exactly(settings: Settings, known: int) -> None:
+    bodies = [pipeline.submitted(NOW) for _ in range(3 * store.COPY_IDS_MIN)]
+
+    async def scenario() -> tuple[int, int, int]:
+        async with ledger(settings) as book:
+            for at in range(0, known, 7):
+                await book.count(*bodies[at : min(at + 7, known)])
+            applied = await book.count(*bodies, bodies[-1], expect_new=True)
+            ids = await book.conn.fetchval("SELECT count(*) FROM anlyt.processed_events")
+            return await total_messages(book.conn), applied.duplicates, ids
+
+    assert run(scenario()) == (len(bodies), known + 1, len(bodies))
+
+
+def test_two_workers_that_copy_the_same_ids_at_once_count_them_once(settings: Settings) -> None:
+    """Each claims a stretch that overlaps the other's; whoever comes second waits for the first to commit."""
+    bodies = [pipeline.submitted(NOW) for _ in range(4 * store.COPY_IDS_MIN)]
+
+    async def scenario() -> tuple[int, int]:
+        half = jetstream.SLOTS // 2
+        async with ledger(settings, range(half)) as one, ledger(settings, range(half, 2 * half)) as other:
+            await asyncio.gather(
+                one.count(*bodies[: 3 * store.COPY_IDS_MIN], expect_new=True),
+                other.count(*bodies[store.COPY_IDS_MIN :], expect_new=True),
+            )
+            ids = await one.conn.fetchval("SELECT count(*) FROM anlyt.processed_events")
+            return await total_messages(one.conn), ids
+
+    assert run(scenario()) == (len(bodies), len(bodies))
 
 
 def test_a_batch_of_nothing_but_duplicates_counts_nothing(settings: Settings) -> None:

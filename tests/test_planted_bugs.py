@@ -32,7 +32,7 @@ class Bug(NamedTuple):
 
 TRANSACTION = "    async with conn.transaction():\n        moved = await _advance(conn, position, batch)\n"
 ADVANCE = "    moved = await _advance(conn, position, batch)\n"
-CLAIM = "    fresh, duplicates = await claim(conn, batch.decoded.events)\n"
+CLAIM = "    fresh, duplicates = await claim(conn, batch.decoded.events, expect_new=expect_new)\n"
 
 BUGS = {
     "the position in a transaction of its own": Bug(

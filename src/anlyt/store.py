@@ -12,6 +12,7 @@ import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncpg import UniqueViolationError
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from anlyt.crash import CrashPoints
     from anlyt.jetstream import StreamInfo
 
+COPY_IDS_MIN: Final = 100  # for fewer the round trips of a savepoint cost more than COPY saves
 RESUME_MARGIN_US: Final = 10 * 60 * SECOND_US  # read again this much when a position no longer fits the stream
 
 
@@ -134,7 +136,9 @@ async def _align(conn: Connection, position: Position, last_seq: int, stream_cre
     return replace(position, last_seq=last_seq, stream_created=stream_created, last_published=known)
 
 
-async def apply(conn: Connection, position: Position, batch: Batch, crash: CrashPoints) -> Applied:
+async def apply(
+    conn: Connection, position: Position, batch: Batch, crash: CrashPoints, *, expect_new: bool = False
+) -> Applied:
     """Count one batch in one transaction. Raises PositionMoved when somebody else has counted from `position` on.
 
     1. move the position (the fence)  2. claim ids, drop what was counted before  3. fold the rest
@@ -143,7 +147,7 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
     async with conn.transaction():
         moved = await _advance(conn, position, batch)
         crash.reach("after-position")
-        fresh, duplicates = await claim(conn, batch.decoded.events)
+        fresh, duplicates = await claim(conn, batch.decoded.events, expect_new=expect_new)
         crash.reach("after-claim")
         late = await add(conn, fresh, crash)
         letters = await _keep_letters(conn, position.stream, batch.decoded.letters)
@@ -160,18 +164,35 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
 _NOTHING: Final = Decoded([], [], 0)
 
 
-async def claim(conn: Connection, events: Sequence[Event]) -> tuple[list[Event], int]:
+async def claim(conn: Connection, events: Sequence[Event], *, expect_new: bool = False) -> tuple[list[Event], int]:
     """The events that were never counted before, once each, and how many were duplicates. Inside a transaction.
 
-    Of several copies the first one is claimed, the very object. What is claimed must be added before the commit.
+    Of several copies the first one is claimed, the very object. What is claimed must be added before the commit. With
+    `expect_new` the ids are copied in first, at half the cost; one that is known makes that fail, and be done again.
     """
     first = {event.key: event for event in reversed(events)}
     if not first:
         return [], 0
-    types = [event.type for event in first.values()]
-    claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), list(first), types)
-    fresh = list(first.values()) if claimed is None else [first[key] for key in claimed]
+    fresh = list(first.values())
+    if not (expect_new and len(fresh) >= COPY_IDS_MIN and await _copy_ids(conn, fresh)):
+        ids, types = "\n".join(first), "\n".join([event.type for event in fresh])
+        claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), ids, types, len(fresh))
+        if claimed is not None:
+            fresh = [first[key] for key in claimed]
     return fresh, len(events) - len(fresh)
+
+
+async def _copy_ids(conn: Connection, events: Sequence[Event]) -> bool:
+    """Claim all of the ids by COPY, or none of them when one is known already. In the order of claim_events.sql."""
+    rows = sorted([(event.key, event.type) for event in events])
+    try:
+        async with conn.transaction():
+            await conn.copy_records_to_table(
+                "processed_events", schema_name="anlyt", records=rows, columns=("event_id", "event_type")
+            )
+    except UniqueViolationError:
+        return False
+    return True
 
 
 async def add(conn: Connection, events: Sequence[Event], crash: CrashPoints) -> int:

@@ -326,6 +326,7 @@ class Counter:
         self._days: set[int] = set()  # with partitions known to be there
         self._linger_until = 0.0
         self._head_at = 0.0
+        self._expect_new = True  # the last batch met no duplicates
         self._held: list[Message] = []  # taken, but too much for the batch before
 
     async def next_batch(self) -> store.Batch | None:
@@ -412,10 +413,15 @@ class Counter:
     async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:
         """Apply; when a sum no longer fits its column, halve until the message is found, and refuse its costs."""
         try:
-            return await store.apply(self._conn, self._position, batch, self._context.crash)
+            applied = await store.apply(
+                self._conn, self._position, batch, self._context.crash, expect_new=self._expect_new
+            )
         except asyncpg.DataError as error:  # out of range of NUMERIC(18,6), or already of the driver's 64 bits
             count = len(batch.messages)
             log.error("cost-overflow", partition=self._partition, messages=count, cause=str(error))  # noqa: TRY400 - expected
+        else:
+            self._expect_new = not applied.duplicates
+            return applied
         half = len(batch.messages) // 2
         if half == 0:
             refused = self._decode_chunk(batch.messages, refuse_costs=True)

@@ -31,9 +31,11 @@ check: setup ## format, lint, types, imports, generated files
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
+	$(BIN)/python tools/describe.py --check
 
-gen: setup ## write what is generated from sql/schema.sql and the settings
+gen: setup ## write what is generated from sql/schema.sql, the settings, the routes and the events
 	$(BIN)/python tools/generate.py
+	$(BIN)/python tools/describe.py
 
 bench: setup ## measure, print a table, write JSON
 	$(BIN)/python bench/run.py

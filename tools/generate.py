@@ -424,14 +424,18 @@ OUTPUTS: Final[Mapping[str, Callable[[Model], str]]] = {
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     """Write the outputs; with --check print how they differ from what is there. The exit code."""
-    if list(arguments) not in ([], ["--check"]):
-        print("usage: python tools/generate.py [--check]", file=sys.stderr)
-        return 2
     model = read_model(root)
+    return write_outputs({name: write(model) for name, write in OUTPUTS.items()}, arguments, root)
+
+
+def write_outputs(outputs: Mapping[str, str], arguments: Sequence[str], root: Path) -> int:
+    """Write files, or with --check print how they differ from what is there. The exit code."""
+    if list(arguments) not in ([], ["--check"]):
+        print(f"usage: python {sys.argv[0]} [--check]", file=sys.stderr)
+        return 2
     differences = 0
-    for name, write in OUTPUTS.items():
+    for name, wanted in outputs.items():
         path = root / name
-        wanted = write(model)
         found = path.read_text(encoding="utf-8") if path.exists() else ""
         if found == wanted:
             continue

@@ -115,9 +115,9 @@ def build_app(
     _add(app, letters + "/{sequence}/{index}", _desk(service, _show_letter), **openapi.describe_letter())
     _add(app, letters + "/retry", _desk(service, _retry_letters), method="POST", **openapi.describe_retry())
     _add(app, letters + "/discard", _desk(service, _discard_letters), method="POST", **openapi.describe_discard())
-    _add(app, "/livez", _livez, operation_id="getLiveness", summary="Is the process alive?")
-    _add(app, "/readyz", _readyz(service), operation_id="getReadiness", summary="Can it serve? 503 with the reason.")
-    _add(app, "/metrics", _metrics(service), operation_id="getMetrics", summary="Metrics in Prometheus' text format.")
+    _add(app, "/livez", _livez, **openapi.describe_liveness())
+    _add(app, "/readyz", _readyz(service), **openapi.describe_readiness())
+    _add(app, "/metrics", _metrics(service), **openapi.describe_metrics())
     _add(app, "/", _page(), include_in_schema=False)
     openapi.complete(app)
     return app

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from anlyt import desk, intake, reports, summaries
+from anlyt import desk, document, intake, reports, summaries
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.queries import LETTERS_PARAMETERS, PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
+from anlyt.schemas import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +23,6 @@ _SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `anlyt keys create`."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
-_PROBLEM_SCHEMA: Final = {"type": "object", "required": ["type", "title", "status", "detail"]}
 _ANSWERS: Final = {
     400: "The cursor does not belong to this question.",
     401: "No valid key.",
@@ -74,8 +72,8 @@ _BATCH_SCHEMA: Final = {"type": "array", "items": _EVENT_SCHEMA, "maxItems": BAT
 
 
 def complete(app: FastAPI) -> None:
-    """Add to the description of all routes what FastAPI does not know: how keys are sent."""
-    app.openapi().setdefault("components", {})["securitySchemes"] = _SCHEMES
+    """Make the description whole: what FastAPI knows of the routes, and what it does not."""
+    app.openapi_schema = document.complete(app.openapi(), _SCHEMES)
 
 
 def describe_rows(name: ReportName) -> dict[str, Any]:
@@ -89,7 +87,10 @@ def describe_rows(name: ReportName) -> dict[str, Any]:
 
 def describe_status() -> dict[str, Any]:
     """`GET /v1/status`."""
-    return _describe("getStatus", "Up to when everything has been counted; for platform staff, the whole state.", [])
+    meaning = "Up to when everything has been counted; for platform staff, the whole state."
+    answer = {"description": "The state of the service.", "content": _json(schema_of(reports.Status))}
+    described = _describe("getStatus", meaning, [])
+    return described | {"responses": {200: answer, **described["responses"]}}
 
 
 def describe_summary() -> dict[str, Any]:
@@ -163,31 +164,40 @@ def describe_events() -> dict[str, Any]:
     }
 
 
+def describe_liveness() -> dict[str, Any]:
+    """`GET /livez`."""
+    answer = {"description": "The process is alive.", "content": _json(_state("alive"))}
+    return {"operation_id": "getLiveness", "summary": "Is the process alive?", "responses": {200: answer}}
+
+
+def describe_readiness() -> dict[str, Any]:
+    """`GET /readyz`."""
+    answer = {"description": "It can serve.", "content": _json(_state("ready"))}
+    not_yet = _problems({503: "The database cannot be reached, or its schema is behind."})
+    return {"operation_id": "getReadiness", "summary": "Can it serve?", "responses": {200: answer, **not_yet}}
+
+
+def describe_metrics() -> dict[str, Any]:
+    """`GET /metrics`."""
+    text = {"schema": {"type": "string"}, "example": "anlyt_complete_through_timestamp_seconds 1776511204.75\n"}
+    answer = {"description": "All metrics of this process.", "content": {"text/plain": text}}
+    meaning = "Metrics in Prometheus' text format."
+    return {"operation_id": "getMetrics", "summary": meaning, "responses": {200: answer}}
+
+
+def _state(word: str) -> dict[str, Any]:
+    status = {"type": "string", "const": word, "examples": [word]}
+    return {"type": "object", "required": ["status"], "properties": {"status": status}}
+
+
 def _page_of(name: ReportName) -> dict[str, Any]:
     """A page with rows of their own kind."""
     parts = {
-        "data": {"type": "array", "items": schema_of(reports.ROWS[name])},
+        "data": {"type": "array", "description": "The rows.", "items": schema_of(reports.ROWS[name])},
         "next": {"type": ["string", "null"], "description": "The cursor of the page behind; null at the end."},
         "meta": schema_of(reports.Meta),
     }
-    return {"type": "object", "required": list(parts), "properties": parts}
-
-
-def schema_of(record: type) -> dict[str, Any]:
-    """The JSON schema of a record, with the records inside of it in their places."""
-    schema = msgspec.json.schema(record)
-    definitions = schema.pop("$defs", {})
-
-    def inline(node: Any) -> Any:  # noqa: ANN401 - any JSON
-        if isinstance(node, list):
-            return [inline(item) for item in node]  # pyright: ignore[reportUnknownVariableType] - any JSON
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            return inline(definitions[node["$ref"].rpartition("/")[2]])  # pyright: ignore[reportUnknownArgumentType] - any JSON
-        return {key: inline(value) for key, value in node.items()}  # pyright: ignore[reportUnknownVariableType] - any JSON
-
-    return inline(schema)
+    return {"title": f"{name.title()}Page", "type": "object", "required": list(parts), "properties": parts}
 
 
 def _describe(operation_id: str, summary: str, parameters: list[str]) -> dict[str, Any]:
@@ -209,10 +219,8 @@ def _parameter(name: str) -> dict[str, Any]:
 
 
 def _problems(answers: dict[int, str]) -> dict[int, Any]:
-    return {
-        status: {"description": meaning, "content": {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}}
-        for status, meaning in answers.items()
-    }
+    """What document.py gives the form of a problem."""
+    return {status: {"description": meaning} for status, meaning in answers.items()}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import math
 import secrets
 import socket
 import time
+from collections.abc import Sequence  # noqa: TC003 - msgspec reads the annotations of Problem
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,9 +28,10 @@ from starlette.requests import ClientDisconnect
 
 from anlyt.cloudevents import BODY_BYTES_MAX
 from anlyt.errors import ConfigurationError, DatabaseUnavailable, RequestError, StreamUnavailable
+from anlyt.intake import Fate  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -110,7 +112,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int
     detail: str
     parameter: str | None = None
-    events: Sequence[object] | None = None
+    events: Sequence[Fate] | None = None
 
 
 def json_answer(answer: object, *, status: int = 200) -> Response:
@@ -124,7 +126,7 @@ def problem(
     detail: str,
     *,
     parameter: str | None = None,
-    events: Sequence[object] | None = None,
+    events: Sequence[Fate] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error as application/problem+json. It carries the security headers itself: a 500 passes no middleware."""

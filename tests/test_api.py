@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from anlyt import access, api, keys, web
+from anlyt import access, api, jobs, keys, web
 from anlyt.access import make_grant
+from anlyt.crash import CrashPoints
 from anlyt.errors import ConfigurationError, UsageError
 from anlyt.postgres import connect, ensure_partitions, open_pool
 from anlyt.settings import Settings
@@ -25,7 +27,6 @@ from support import run, wait_until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import asyncpg
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
 DAY = HOUR.replace(hour=0)
@@ -485,7 +486,36 @@ def test_staff_get_the_whole_status_and_tenants_the_freshness(database_url: str)
 
             assert {"counted", "duplicates", "deadLetters", "jobs", "partitions", "requestsByKey"} <= set(staff)
             assert sum(staff["requestsByKey"].values()) == 1
+            assert staff["jobs"] == []
             assert set(tenant) == {"asOf", "completeThrough", "lagSeconds"}
+
+    run(story())
+
+
+def test_status_and_metrics_tell_how_each_job_did(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "METRICS_AGE_S", 0.0)
+
+    async def story() -> None:
+        async with service(database_url) as (client, conn):
+            await jobs.run_job(database_url, "purge", CrashPoints())
+            await conn.execute("ALTER TABLE anlyt.second_counts RENAME TO elsewhere")
+            with pytest.raises(asyncpg.UndefinedTableError):
+                await jobs.run_job(database_url, "purge", CrashPoints())
+            await conn.execute("ALTER TABLE anlyt.elsewhere RENAME TO second_counts")
+            staff = (await client.get("/v1/status", headers=await key_for(conn, "PLATFORM"))).json()
+            metrics = (await client.get("/metrics")).text
+
+            [purge] = staff["jobs"]
+            assert (purge["job"], purge["outcome"]) == ("purge", "failed")
+            assert purge["succeededAt"] < purge["startedAt"] < purge["finishedAt"]
+            succeeded = datetime.fromisoformat(purge["succeededAt"]).timestamp()
+            assert 'anlyt_job_last_run_ok{job="purge"} 0.0' in metrics
+            assert succeeded == pytest.approx(sample_of(metrics, "anlyt_job_last_success_timestamp_seconds"), abs=0.01)
+            assert sample_of(metrics, "anlyt_job_last_run_seconds") >= 0
+
+    def sample_of(metrics: str, name: str) -> float:
+        [value] = re.findall(rf'^{name}{{job="purge"}} (\S+)$', metrics, re.MULTILINE)
+        return float(value)
 
     run(story())
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 import databases
-from anlyt import doctor, jetstream, up
+from anlyt import doctor, jetstream, jobs, up
+from anlyt.crash import CrashPoints
 from anlyt.postgres import session
 from commands import anlyt, environment, environment_of
 from support import run
@@ -51,6 +52,7 @@ def counted(settings: Settings, *, ago_s: int, lost: int = 0) -> str:
 
 def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
     run(execute(ready, counted(ready, ago_s=1)))
+    run(run_jobs(ready))
     findings = found(ready)
 
     assert {finding.check for finding in findings.values() if finding.level == "ok"} == {
@@ -60,10 +62,88 @@ def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
         "reading",
         "partitions",
         "counting",
+        "jobs",
         "NATS version",
         "NATS clock",
         "stream",
     }
+
+
+async def run_jobs(settings: Settings) -> None:
+    assert settings.database_url is not None
+    for job in jobs.JOBS:
+        await jobs.run_job(settings.database_url.get_secret_value(), job.name, CrashPoints())
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "text", "remedy"),
+    [
+        ("DELETE FROM anlyt.job_runs WHERE job = 'purge'", "warning", "purge has never run", "anlyt jobs loop"),
+        (
+            (
+                "UPDATE anlyt.job_runs SET (started_at, finished_at) ="
+                " (started_at - INTERVAL '6 min', finished_at - INTERVAL '6 min') WHERE job = 'purge'"
+            ),
+            "problem",
+            "purge has not ended well since",
+            "keep anlyt jobs loop running",
+        ),
+        (
+            """UPDATE anlyt.job_runs SET outcome = 'failed', detail = '{"error": "no disk"}' WHERE job = 'purge'""",
+            "problem",
+            "purge failed: no disk",
+            "anlyt jobs run purge",
+        ),
+        (
+            (
+                "UPDATE anlyt.job_runs SET (outcome, finished_at, started_at) ="
+                " (NULL, NULL, started_at - INTERVAL '6 min') WHERE job = 'purge'"
+            ),
+            "problem",
+            "purge has not ended well ever",
+            "keep anlyt jobs loop running",
+        ),
+    ],
+    ids=["never ran", "overdue", "failed", "killed"],
+)
+def test_a_job_that_does_not_do_its_work_is_found(
+    ready: Settings, *, change: str, level: str, text: str, remedy: str
+) -> None:
+    run(run_jobs(ready))
+    run(execute(ready, change))
+    finding = found(ready)["jobs"]
+
+    assert level == finding.level
+    assert text in finding.finding
+    assert remedy in finding.remedy
+
+
+def test_a_stream_that_nobody_counts_any_more_is_named_with_the_way_to_forget_it(ready: Settings) -> None:
+    old = counted(ready, ago_s=60).replace(ready.stream, "OLD")
+    run(execute(ready, counted(ready, ago_s=1), old))
+    assert "streams" not in found(ready)  # somebody may be counting it
+
+    run(execute(ready, "UPDATE anlyt.stream_positions SET updated_at = now() - INTERVAL '61 min'"))
+    finding = found(ready)["streams"]
+    assert (finding.level, finding.finding[:7]) == ("problem", "OLD was")
+    assert finding.remedy.endswith("anlyt jobs forget-stream OLD")
+
+    result = anlyt(*finding.remedy.rpartition("run: anlyt ")[2].split(), "--yes", env=environment_of(ready))
+    assert result.code == 0, result.err
+    assert "streams" not in found(ready)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["OLD"], "add --yes"), (["OLD", "--yes"], "wait 60 min"), (["OLDER", "--yes"], "stream OLDER is not known")],
+    ids=["not confirmed", "being counted", "unknown"],
+)
+def test_a_stream_is_not_forgotten_in_passing(ready: Settings, arguments: list[str], told: str) -> None:
+    run(execute(ready, counted(ready, ago_s=1).replace(ready.stream, "OLD")))
+    result = anlyt("jobs", "forget-stream", *arguments, env=environment_of(ready))
+
+    assert result.code in {1, 2}
+    assert told in result.err
 
 
 def test_a_server_that_may_lose_a_commit_is_a_problem(ready: Settings) -> None:

@@ -15,7 +15,7 @@ import pytest
 import fleet
 import oracle
 import pipeline
-from anlyt import cli, cloudevents, letters, reconcile, store
+from anlyt import cli, cloudevents, jobs, letters, reconcile, store
 from anlyt.crash import CRASH_POINTS, CrashPoints
 from anlyt.errors import AnlytError, UsageError
 from anlyt.events import Decoder, Message, Rules, to_instant
@@ -236,6 +236,45 @@ def test_a_copy_retried_when_its_id_was_purged_long_ago_is_still_a_duplicate(dat
             assert await retry(database_url, letters.Selection(sequence=2)) == {"duplicate": 1}
             assert await sum_messages(conn) == 1
             assert [row["resolution"] for row in await read_letters(conn)] == ["counted", "duplicate"]
+
+    run(scenario())
+
+
+def test_a_letter_whose_corrected_copy_was_counted_and_purged_does_not_count_again(database_url: str) -> None:
+    async def scenario() -> None:
+        await keep(database_url, [event(1), event(2)])
+        async with session(database_url, application="test") as conn:
+            assert [row["event_id"] for row in await read_letters(conn)] == ["e1 /test", "e2 /test"]
+            await conn.execute("INSERT INTO anlyt.processed_events VALUES ('e1 /test', 'x', now() - INTERVAL '49 h')")
+            await conn.execute(
+                "INSERT INTO anlyt.stream_positions (stream, slot, last_seq, stream_created_at, complete_through)"
+                " VALUES ('S', 0, 1, now(), now())"
+            )
+            assert (await jobs.run_job(database_url, "purge", NOT_ARMED))["events_purged"] == 1
+
+            assert await retry(database_url) == {"counted": 1}
+            assert await sum_messages(conn) == 1
+            assert [row["resolution"] for row in await read_letters(conn)] == ["duplicate", "counted"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        {"id": "", "source": "/test"},
+        {"id": "nul\0", "source": "/test", "type": "x"},
+        {"id": "1", "source": "white space", "type": "x"},
+        {"id": 1, "source": "/test", "type": "x"},
+    ],
+    ids=["no JSON", "no id", "an id that cannot be kept", "a source that cannot be kept", "a number as id"],
+)
+def test_a_letter_without_an_identity_has_none(database_url: str, body: Any) -> None:
+    async def scenario() -> None:
+        await keep(database_url, body if isinstance(body, bytes) else event(1) | body)
+        async with session(database_url, application="test") as conn:
+            assert [row["event_id"] for row in await read_letters(conn)] == [None]
 
     run(scenario())
 

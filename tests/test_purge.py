@@ -83,6 +83,36 @@ def test_a_purge_of_any_size_goes_in_bounded_transactions(database_url: str, mon
     assert reached.count("job-purge-committed") == 10 + 1
 
 
+@pytest.mark.parametrize(
+    ("age", "resolution", "state"),
+    [
+        (50 * H, None, "duplicate"),
+        (47 * H, None, None),
+        (50 * H, "counted", "counted"),
+        (50 * H, "discarded", "discarded"),
+    ],
+    ids=["purged", "still in the window", "counted by a retry", "discarded"],
+)
+def test_a_letter_whose_event_was_counted_from_another_copy_is_closed_when_the_id_goes(
+    database_url: str, age: timedelta, resolution: str | None, state: str | None
+) -> None:
+    async def scenario() -> Any:
+        async with session(database_url, application="test") as conn:
+            await add_positions(conn, [0 * H])
+            await add_ids(conn, {"1 /gateway": age, "2 /gateway": age})
+            await conn.execute(
+                "INSERT INTO anlyt.dead_letters (stream, sequence, batch_index, published_at, reason, detail, subject,"
+                " headers, body, event_id, resolution)"
+                " VALUES ('S', 1, 0, now(), 'invalid_field', 'x', 's', '{}', '', '2 /gateway', $1),"
+                " ('S', 2, 0, now(), 'malformed', 'x', 's', '{}', '', NULL, NULL)",
+                resolution,
+            )
+            await jobs.run_job(database_url, "purge", CrashPoints())
+            return await conn.fetch("SELECT resolution FROM anlyt.dead_letters ORDER BY sequence")
+
+    assert [state, None] == [row["resolution"] for row in run(scenario())]
+
+
 def test_a_second_goes_six_hours_after_it_passed_and_was_last_touched(database_url: str) -> None:
     async def scenario() -> list[str]:
         async with session(database_url, application="test") as conn:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from anlyt import telemetry
 from anlyt.errors import ConfigurationError
+from anlyt.reports import JobRun
 from anlyt.telemetry import LOG_EVENTS, METRICS, Telemetry, configure_logs, guard_value
 
 
@@ -119,15 +121,27 @@ def test_requests_jobs_retries_partitions_are_counted() -> None:
 
 def test_what_the_database_does_not_tell_any_more_is_not_exposed() -> None:
     telemetry = Telemetry()
-    telemetry.recorded(complete_through_s=1.5, runways_s={"metrics_hourly": 86_400.0}, events={"duplicate": 3})
+    ran = datetime(2026, 3, 1, tzinfo=UTC)
+    purge = JobRun("purge", ran, ran + timedelta(seconds=2), "failed", ran - timedelta(hours=1))
+    telemetry.recorded(
+        complete_through_s=1.5,
+        runways_s={"metrics_hourly": 86_400.0},
+        events={"duplicate": 3},
+        jobs={"purge": purge, "retention": JobRun("retention", ran, None, None, None)},
+    )
     told = (
         sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all"),
         sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly"),
         sample(telemetry, "anlyt_recorded_events", outcome="duplicate"),
+        sample(telemetry, "anlyt_job_last_success_timestamp_seconds", job="purge"),
+        sample(telemetry, "anlyt_job_last_run_seconds", job="purge"),
+        sample(telemetry, "anlyt_job_last_run_ok", job="purge"),
+        sample(telemetry, "anlyt_job_last_run_ok", job="retention"),
     )
-    telemetry.recorded(complete_through_s=None, runways_s={}, events={})
+    telemetry.recorded(complete_through_s=None, runways_s={}, events={}, jobs={})
 
-    assert told == (1.5, 86_400.0, 3.0)
+    assert told == (1.5, 86_400.0, 3.0, ran.timestamp() - 3_600, 2.0, 0.0, None)
+    assert sample(telemetry, "anlyt_job_last_run_ok", job="purge") is None
     assert sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all") is None
     assert sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly") is None
     assert sample(telemetry, "anlyt_recorded_events", outcome="duplicate") is None

@@ -331,10 +331,13 @@ async def _record(service: Service) -> None:
             async with asyncio.timeout(READY_LIMIT_S), service.gate.pool.acquire(timeout=READY_LIMIT_S) as conn:
                 totals = await reports.read_totals(conn, settings=service.settings)
     except (DatabaseUnavailable, PostgresError):  # no database, or no schema: those metrics are absent
-        service.telemetry.recorded(complete_through_s=None, runways_s={}, events={})
+        service.telemetry.recorded(complete_through_s=None, runways_s={}, events={}, jobs={})
         return
     service.telemetry.recorded(
-        complete_through_s=totals.complete_through_s, runways_s=totals.runways_s, events=totals.events
+        complete_through_s=totals.complete_through_s,
+        runways_s=totals.runways_s,
+        events=totals.events,
+        jobs=totals.jobs,
     )
 
 

@@ -5,6 +5,7 @@ In: a job's name. Out: its counts. Each job is a command too, for people who bri
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from anlyt.cli_shared import (
     say,
     show_rows,
 )
+from anlyt.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Periodic jobs: percentiles, partitions, purge, retention.")
 
@@ -29,7 +31,8 @@ def jobs_list(ctx: typer.Context, *, as_json: Json = False) -> None:
     """The jobs, their periods and their last runs."""
     from anlyt import jobs
 
-    show_rows(run_work(jobs.list_jobs(database_url(connected(ctx)))), as_json=as_json)
+    rows = run_work(jobs.list_jobs(database_url(connected(ctx))))
+    show_rows(rows, as_json=as_json, hide=("what", "outcome"))
 
 
 @app.command("run")
@@ -50,6 +53,30 @@ def jobs_run(
         print_json(counts)
     else:
         say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
+
+
+@app.command("forget-stream")
+def jobs_forget_stream(
+    ctx: typer.Context,
+    stream: Annotated[str, typer.Argument(help="Name of a stream that is not counted any more.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop waiting for a stream that is not counted any more: purge and retention go on without it.
+
+    Its numbers stay. Were it counted again, then from its beginning, and what is older than 48 h twice.
+
+    Example: anlyt jobs forget-stream OLD
+    """
+    from anlyt import jobs
+
+    settings = connected(ctx)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"this forgets how far {stream} was counted; add --yes to do so without being asked")
+        typer.confirm(f"forget for good how far {stream} was counted?", abort=True, err=True)
+    run_work(jobs.forget_stream(database_url(settings), stream))
+    say(f"{stream} is forgotten; purge and retention do not wait for it any more")
 
 
 @app.command("loop")

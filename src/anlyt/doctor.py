@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
-from anlyt import jetstream, postgres
+from anlyt import jetstream, jobs, postgres
 from anlyt.errors import AnlytError, ConfigurationError, Retry
 from anlyt.events import SECOND_US
 from anlyt.postgres import sql
+from anlyt.settings import format_duration
 from anlyt.snapshot import GUARDED_TABLES, STAFF_ROLE, TENANT_ROLE
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ async def _examine_postgres(settings: Settings, url: str) -> list[Finding]:
             if schema.level == "ok":
                 findings += [await _check_reading(conn), await _check_runway(conn)]
                 findings += await _check_counting(conn, settings)
+                findings += [*await _check_jobs(conn), *await _check_streams(conn, settings)]
             return findings
     except (Retry, ConfigurationError) as error:
         return [Finding("PostgreSQL", "problem", str(error), "start the server or correct ANLYT_DATABASE_URL")]
@@ -158,6 +160,44 @@ async def _check_counting(conn: Connection[Record], settings: Settings) -> list[
         text = f"{row['dead_letters']} in the last 24 h"
         findings.append(Finding("dead letters", "warning", text, "look: anlyt dead-letters list"))
     return findings
+
+
+async def _check_jobs(conn: Connection[Record]) -> list[Finding]:
+    last = await jobs.read_last_runs(conn)
+    findings: list[Finding] = []
+    for job in jobs.JOBS:
+        run = last.get(job.name)
+        match jobs.judge_run(job, run):
+            case "ok" | "running":
+                continue
+            case "never ran":
+                findings.append(Finding("jobs", "warning", f"{job.name} has never run", "run: anlyt jobs loop"))
+            case "failed":
+                assert run is not None
+                cause = json.loads(run["detail"]).get("error", "no cause was recorded")
+                remedy = f"mend the cause, then: anlyt jobs run {job.name}"
+                findings.append(Finding("jobs", "problem", f"{job.name} failed: {cause}", remedy))
+            case "overdue":
+                assert run is not None
+                since = f"since {run['succeeded_at']:%F %T} UTC" if run["succeeded_at"] else "ever"
+                text = f"{job.name} has not ended well {since}, but is due every {format_duration(job.period)}"
+                findings.append(Finding("jobs", "problem", text, "keep anlyt jobs loop running, on any machine"))
+    return findings or [Finding("jobs", "ok", f"all {len(jobs.JOBS)} ran on time")]
+
+
+async def _check_streams(conn: Connection[Record], settings: Settings) -> list[Finding]:
+    """Streams other than ours that are known and that nobody counts: the purge and retention wait for them."""
+    return [
+        Finding(
+            "streams",
+            "problem",
+            f"{row['stream']} was last counted at {row['updated_at']:%F %T} UTC; purge and retention wait for it",
+            f"start a worker with ANLYT_STREAM={row['stream']}, or, when it is gone for good, run: "
+            f"anlyt jobs forget-stream {row['stream']}",
+        )
+        for row in await conn.fetch(sql("jobs/find_idle_streams"), jobs.STREAM_IDLE)
+        if row["stream"] != settings.stream
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------- NATS

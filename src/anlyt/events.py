@@ -112,6 +112,7 @@ class Letter(Struct, frozen=True, gc=False):
     detail: str
     body: bytes
     backfill: str | None = None
+    key: str | None = None  # the event's identity, where it could be read
 
 
 class Rules(Struct, frozen=True):
@@ -216,6 +217,7 @@ class Decoder:
                 letters.append(Letter(message, 0, no.reason, no.detail, message.body, load))
                 continue
             for index, element in enumerate(elements):
+                envelope = None
                 try:
                     envelope = read(element) if binary is None else self._reader.read_binary(binary, element)
                     event = self._check(envelope, message.published, backfill)
@@ -223,7 +225,8 @@ class Decoder:
                         _refuse_cost()
                     events.append(event)
                 except Rejected as no:
-                    letters.append(Letter(message, index, no.reason, no.detail, bytes(element), load))
+                    key = _known_key(envelope)
+                    letters.append(Letter(message, index, no.reason, no.detail, bytes(element), load, key))
                 except _Ignored:
                     ignored += 1
         return Decoded(events, letters, ignored)
@@ -400,6 +403,18 @@ def _check_identity(event_id: str, source: str, key: str) -> None:
         raise Rejected(
             "invalid_field", f"id and source together have {size} bytes; at most {KEY_BYTES_MAX} are allowed."
         )
+
+
+def _known_key(envelope: Envelope | None) -> str | None:
+    """The identity of an event that cannot be counted; None where it has none that is allowed."""
+    if envelope is None or not (type(envelope.id) is type(envelope.source) is str and envelope.id and envelope.source):
+        return None
+    key = f"{envelope.id} {envelope.source}"
+    try:
+        _check_identity(envelope.id, envelope.source, key)
+    except Rejected:
+        return None
+    return key
 
 
 def parse_instant(value: object) -> int:

@@ -12,7 +12,7 @@ import asyncio
 import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import asyncpg
 import structlog
@@ -24,12 +24,15 @@ from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
 from anlyt.settings import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from asyncpg import Connection, Record
 
     from anlyt.crash import CrashPoints
+    from anlyt.postgres import AnyConnection
     from anlyt.telemetry import Telemetry
+
+State = Literal["ok", "failed", "overdue", "running", "never ran"]
 
 JOB_TIMEOUT_S: Final = 900
 WAIT_MIN_S: Final = 1.0  # between two looks at what is due
@@ -42,6 +45,9 @@ DAILY_RETENTION: Final = timedelta(days=365)
 STEP_LOCK_TIMEOUT_S: Final = 5.0  # a step waits for old transactions this long; nobody waits behind it
 STEP_ATTEMPTS_MAX: Final = 5
 STEP_RETRY_S: Final = 1.0
+OVERDUE_PERIODS: Final = 3  # without a success, and a job is overdue
+OVERDUE_MIN: Final = timedelta(minutes=5)  # but never sooner
+STREAM_IDLE: Final = timedelta(hours=1)  # a stream whose position stood still this long is not being counted
 
 log = structlog.get_logger("anlyt.jobs")
 
@@ -82,9 +88,19 @@ async def purge(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
         crash.reach("job-purge-committed")
 
     return {
-        "events_purged": await _delete(conn, sql("jobs/purge_events"), committed=committed),
+        "events_purged": await _purge_events(conn, committed),
         "seconds_purged": await _delete(conn, sql("jobs/purge_second_counts"), committed=committed),
     }
+
+
+async def _purge_events(conn: Connection[Record], committed: Callable[[], None]) -> int:
+    total = 0
+    deleted = PURGE_ROWS_MAX
+    while deleted == PURGE_ROWS_MAX:
+        deleted = await conn.fetchval(sql("jobs/purge_events"), PURGE_ROWS_MAX)  # a transaction of its own
+        committed()
+        total += deleted
+    return total
 
 
 async def _delete(conn: Connection[Record], statement: str, *values: object, committed: Callable[[], None]) -> int:
@@ -236,37 +252,73 @@ async def run_loop(url: str, *, telemetry: Telemetry, crash: CrashPoints, stop: 
                 await stop.wait()
 
 
+def judge_run(job: Job, run: Mapping[str, Any] | None) -> State:
+    """How a job does, by its last run: overdue is one that has not ended well for OVERDUE_PERIODS, or OVERDUE_MIN."""
+    if run is None:
+        return "never ran"
+    if run["outcome"] == "failed":
+        return "failed"
+    well = run["succeeded_at"] or run["started_at"]
+    if run["started_at"] - well + timedelta(seconds=run["age_s"]) > max(OVERDUE_PERIODS * job.period, OVERDUE_MIN):
+        return "overdue"
+    return "ok" if run["outcome"] == "ok" else "running"
+
+
 async def list_jobs(url: str) -> list[dict[str, Any]]:
-    """Every job with its period and its last run."""
-    last = await _read_last_runs(url)
-    return [
-        {
-            "job": job.name,
-            "period": format_duration(job.period),
-            "what": job.what,
-            "last_start": last[job.name]["started_at"] if job.name in last else None,
-            "outcome": (last[job.name]["outcome"] or "unfinished") if job.name in last else None,
-            "detail": json.loads(last[job.name]["detail"]) if job.name in last else None,
-        }
-        for job in JOBS
-    ]
+    """Every job with its period, how it does, its last run and its last success."""
+    async with session(url, application="anlyt-jobs") as conn:
+        last = await read_last_runs(conn)
+    return [_describe_job(job, last.get(job.name)) for job in JOBS]
+
+
+def _describe_job(job: Job, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    ended = None if run is None else run["finished_at"]
+    return {
+        "job": job.name,
+        "period": format_duration(job.period),
+        "what": job.what,
+        "state": judge_run(job, run),
+        "last_start": run and run["started_at"],
+        "seconds": None if run is None or ended is None else (ended - run["started_at"]).total_seconds(),
+        "outcome": run and (run["outcome"] or "unfinished"),
+        "last_success": run and run["succeeded_at"],
+        "detail": run and json.loads(run["detail"]),
+    }
+
+
+async def read_last_runs(conn: AnyConnection) -> dict[str, dict[str, Any]]:
+    """The last run of each job that ever ran, by its name."""
+    return {row["job"]: dict(row) for row in await conn.fetch(sql("read/list_last_runs"))}
+
+
+async def forget_stream(url: str, stream: str) -> None:
+    """Take away the positions of a stream that is not counted any more: purge and retention stop waiting for it.
+
+    Raises AnlytError when there is none, or when its position has moved within STREAM_IDLE.
+    """
+    async with session(url, application="anlyt-jobs") as conn:
+        if await conn.execute(sql("jobs/forget_stream"), stream, STREAM_IDLE) != "DELETE 0":
+            return
+        found = await conn.fetchrow(sql("jobs/find_stream"), stream)
+    assert found is not None, "an aggregate has one row"
+    if found["updated_at"] is None:
+        raise AnlytError(f"stream {stream} is not known: nothing waits for it")
+    idle = format_duration(STREAM_IDLE)
+    raise AnlytError(
+        f"stream {stream} was still counted at {found['updated_at']:%F %T} UTC; stop its workers and wait {idle}"
+    )
 
 
 async def _find_due(url: str) -> tuple[list[Job], float]:
     """The jobs whose period has passed since their last start, and how long until another one's has."""
     try:
-        last = await _read_last_runs(url)
+        async with session(url, application="anlyt-jobs") as conn:
+            last = await read_last_runs(conn)
     except Retry as error:
         log.warning("jobs-wait", cause=str(error))
         return [], WAIT_MIN_S
     left_s = {job: job.period.total_seconds() - last[job.name]["age_s"] if job.name in last else 0.0 for job in JOBS}
     return [job for job in JOBS if left_s[job] <= 0], min(max(min(left_s.values()), WAIT_MIN_S), WAIT_MAX_S)
-
-
-async def _read_last_runs(url: str) -> dict[str, Record]:
-    async with session(url, application="anlyt-jobs") as conn:
-        rows = await conn.fetch(sql("jobs/list_last_runs"), [job.name for job in JOBS])
-    return {row["job"]: row for row in rows}
 
 
 async def _run_logged(url: str, job: Job, telemetry: Telemetry, crash: CrashPoints) -> None:

@@ -226,6 +226,7 @@ class JobRun(Struct, frozen=True, rename="camel"):
     started_at: datetime
     finished_at: datetime | None
     outcome: str | None
+    succeeded_at: datetime | None  # end of the last run that was ok
 
 
 class Runway(Struct, frozen=True, rename="camel"):
@@ -283,6 +284,7 @@ class Totals(Struct, frozen=True):
     complete_through_s: float | None  # since 1970
     runways_s: dict[str, float]
     events: dict[Outcome, int]
+    jobs: dict[str, JobRun]  # by name
 
 
 async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
@@ -291,11 +293,13 @@ async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
         fresh = await read_freshness(conn, settings)
         totals = await conn.fetchrow(sql("read/sum_ingest_totals"), settings.stream)
         runways = await conn.fetch(sql("read/list_runways"))
+        runs = await _read_runs(conn)
     assert totals is not None, "a sum has one row"
     return Totals(
         None if fresh.complete_through is None else fresh.complete_through.timestamp(),
         {table: (until - fresh.as_of).total_seconds() for table, until in map(tuple, runways)},
         {outcome: totals[f"{outcome}_events"] for outcome in OUTCOMES},
+        {run.job: run for run in runs},
     )
 
 
@@ -304,7 +308,7 @@ async def _read_staff_status(conn: AnyConnection, fresh: Freshness, stream: str)
     assert totals is not None, "a sum has one row"
     letters = await conn.fetch(sql("read/count_dead_letters"), stream, STATUS_LETTERS_MAX)
     slots = [Slot(*record.values()) for record in await conn.fetch(sql("read/list_positions"), stream)]
-    runs = await conn.fetch(sql("read/list_last_runs"))
+    runs = await _read_runs(conn)
     runways = await conn.fetch(sql("read/list_runways"))
     backfills = await conn.fetch(sql("read/list_backfills"), STATUS_BACKFILLS_MAX)
     return {
@@ -318,12 +322,17 @@ async def _read_staff_status(conn: AnyConnection, fresh: Freshness, stream: str)
         "lost_messages": max((slot.lost_messages for slot in slots), default=0),
         "late_second_counts": totals["late_second_counts"],
         "slots": slots,
-        "jobs": [JobRun(*record.values()) for record in runs],
+        "jobs": runs,
         "partitions": [
             Runway(table, until, (until - fresh.as_of).total_seconds()) for table, until in map(tuple, runways)
         ],
         "backfills": [Backfill(*record.values()) for record in backfills],
     }
+
+
+async def _read_runs(conn: AnyConnection) -> list[JobRun]:
+    records = await conn.fetch(sql("read/list_last_runs"))
+    return [JobRun(*(record[name] for name in JobRun.__struct_fields__)) for record in records]
 
 
 async def read_freshness(conn: AnyConnection, settings: Settings) -> Freshness:

@@ -201,6 +201,7 @@ class DeadLetters(Struct, frozen=True):
         attempted_at: time of the last one
         retry_reason: why the last retry that failed did so; reason stays as it was
         event_ids: what a retry counted from it, so that a copy that is retried later is known as one
+        event_id: the event's identity, where the body tells it; the purge closes a letter whose event was counted
     """
 
     stream: str
@@ -220,6 +221,7 @@ class DeadLetters(Struct, frozen=True):
     retry_reason: str | None
     retry_detail: str | None
     event_ids: tuple[str, ...] | None
+    event_id: str | None
 
 
 class Backfills(Struct, frozen=True):

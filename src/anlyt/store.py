@@ -151,14 +151,14 @@ async def apply(
         crash.reach("after-claim")
         late = await add(conn, fresh, crash)
         letters = await _keep_letters(conn, position.stream, batch.decoded.letters)
-        await add_backfills(conn, batch.decoded, fresh)
+        await add_backfills(conn, replace(batch.decoded, letters=letters), fresh)
         crash.reach("after-letters")
         if batch.decoded != _NOTHING:
-            totals = (len(fresh), duplicates, letters, batch.decoded.ignored, late)
+            totals = (len(fresh), duplicates, len(letters), batch.decoded.ignored, late)
             await conn.execute(sql("ingest/add_ingest_totals"), position.stream, position.slots[0], *totals)
         crash.reach("before-commit")
     crash.reach("after-commit")
-    return Applied(moved, Counter(event.type for event in fresh), duplicates, letters, late)
+    return Applied(moved, Counter(event.type for event in fresh), duplicates, len(letters), late)
 
 
 _NOTHING: Final = Decoded([], [], 0)
@@ -309,10 +309,10 @@ async def _add_metrics(conn: Connection, name: str, cells: Mapping[Key, Cell], p
         await conn.execute(sql(name), *_columns(rows))
 
 
-async def _keep_letters(conn: Connection, stream: str, letters: Sequence[Letter]) -> int:
-    """How many letters are new; the others were kept when their message was read before."""
+async def _keep_letters(conn: Connection, stream: str, letters: Sequence[Letter]) -> list[Letter]:
+    """The letters that are new; the others were kept when their message was read before."""
     if not letters:
-        return 0
+        return []
     rows = [
         (
             letter.message.sequence,
@@ -323,10 +323,12 @@ async def _keep_letters(conn: Connection, stream: str, letters: Sequence[Letter]
             letter.message.subject,
             json.dumps(letter.message.headers or {}),
             letter.body,
+            letter.key,
         )
         for letter in letters
     ]
-    return len(await conn.fetch(sql("ingest/keep_dead_letters"), stream, *_columns(rows)))
+    kept = {tuple(row) for row in await conn.fetch(sql("ingest/keep_dead_letters"), stream, *_columns(rows))}
+    return [letter for letter in letters if (letter.message.sequence, letter.batch_index) in kept]
 
 
 async def add_backfills(conn: Connection, decoded: Decoded, fresh: Iterable[Event]) -> None:

@@ -23,6 +23,7 @@ from anlyt.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence, Sized
+    from datetime import datetime
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -79,6 +80,11 @@ METRICS: Final[Mapping[str, Metric]] = {
     "anlyt_http_requests_total": Metric("counter", ("route", "status"), "HTTP requests answered."),
     "anlyt_http_request_seconds": Metric("histogram", ("route",), "Time to answer an HTTP request.", _HTTP_BUCKETS_S),
     "anlyt_job_runs_total": Metric("counter", ("job", "outcome"), "Runs of the periodic jobs: ok or failed."),
+    "anlyt_job_last_success_timestamp_seconds": Metric(
+        "gauge", ("job",), "When a job last ended well, on whichever machine: read from PostgreSQL by the API."
+    ),
+    "anlyt_job_last_run_seconds": Metric("gauge", ("job",), "How long the last run of a job took, if it has ended."),
+    "anlyt_job_last_run_ok": Metric("gauge", ("job",), "1 when the last run of a job ended well, 0 when it failed."),
     "anlyt_partition_runway_seconds": Metric(
         "gauge", ("table",), "Time until a partitioned table has no partition for new rows."
     ),
@@ -144,6 +150,17 @@ class _Applied(Protocol):
     def late_seconds(self) -> int: ...
 
 
+class _JobRun(Protocol):
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def finished_at(self) -> datetime | None: ...
+    @property
+    def outcome(self) -> str | None: ...
+    @property
+    def succeeded_at(self) -> datetime | None: ...
+
+
 class Telemetry:
     """The metrics of one process, in one registry."""
 
@@ -161,6 +178,9 @@ class Telemetry:
         self._requests = self._counter("anlyt_http_requests_total")
         self._request_seconds = self._histogram("anlyt_http_request_seconds")
         self._job_runs = self._counter("anlyt_job_runs_total")
+        self._job_success = self._gauge("anlyt_job_last_success_timestamp_seconds")
+        self._job_seconds = self._gauge("anlyt_job_last_run_seconds")
+        self._job_ok = self._gauge("anlyt_job_last_run_ok")
         self._runway = self._gauge("anlyt_partition_runway_seconds")
 
     def applied(self, partition: str, decoded: _Decoded, applied: _Applied, *, seconds: float) -> None:
@@ -199,7 +219,12 @@ class Telemetry:
         self._job_runs.labels(job, outcome).inc()
 
     def recorded(
-        self, *, complete_through_s: float | None, runways_s: Mapping[str, float], events: Mapping[Outcome, int]
+        self,
+        *,
+        complete_through_s: float | None,
+        runways_s: Mapping[str, float],
+        events: Mapping[Outcome, int],
+        jobs: Mapping[str, _JobRun],
     ) -> None:
         """What PostgreSQL knows of all processes together; what it does not tell any more is no longer exposed."""
         self._complete_through.clear()
@@ -211,6 +236,17 @@ class Telemetry:
             self._runway.labels(table).set(seconds)
         for outcome, count in events.items():
             self._recorded.labels(outcome).set(count)
+        self._record_jobs(jobs)
+
+    def _record_jobs(self, jobs: Mapping[str, _JobRun]) -> None:
+        for gauge in (self._job_success, self._job_seconds, self._job_ok):
+            gauge.clear()
+        for name, run in jobs.items():
+            if run.succeeded_at is not None:
+                self._job_success.labels(name).set(run.succeeded_at.timestamp())
+            if run.finished_at is not None:
+                self._job_seconds.labels(name).set((run.finished_at - run.started_at).total_seconds())
+                self._job_ok.labels(name).set(run.outcome == "ok")
 
     def totals(self) -> dict[Outcome, int]:
         """Events of this process by what became of them."""

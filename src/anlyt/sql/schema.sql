@@ -155,10 +155,12 @@ CREATE TABLE anlyt.dead_letters (
     retry_reason TEXT, -- why the last retry that failed did so; reason stays as it was
     retry_detail TEXT,
     event_ids TEXT[], -- what a retry counted from it, so that a copy that is retried later is known as one
+    event_id TEXT, -- the event's identity, where the body tells it; the purge closes a letter whose event was counted
     PRIMARY KEY (stream, sequence, batch_index, published_at)
 );
 CREATE INDEX ix_anlyt_dead_letters_recorded ON anlyt.dead_letters (recorded_at);
 CREATE INDEX ix_anlyt_dead_letters_open ON anlyt.dead_letters (recorded_at) WHERE resolution IS NULL;
+CREATE INDEX ix_anlyt_dead_letters_event ON anlyt.dead_letters (event_id) WHERE resolution IS NULL;
 CREATE INDEX ix_anlyt_dead_letters_ids ON anlyt.dead_letters USING gin (event_ids);
 
 -- Backfills by name, because they may change final buckets.
@@ -185,6 +187,7 @@ CREATE TABLE anlyt.job_runs (
     PRIMARY KEY (run_id)
 );
 CREATE INDEX ix_anlyt_job_runs_job ON anlyt.job_runs (job, started_at DESC);
+CREATE INDEX ix_anlyt_job_runs_ok ON anlyt.job_runs (job, started_at DESC) WHERE outcome = 'ok';
 
 -- What brought the schema to this state.
 CREATE TABLE anlyt.migrations (

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec reads the annotations of Service
 from contextlib import aclosing
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qsl
 
@@ -22,7 +22,8 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, desk, exports, intake, openapi, reports, summaries, web
+from anlyt import access, desk, exports, intake, openapi, pages, reports, summaries, web
+from anlyt.assets import load_assets
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
@@ -50,10 +51,6 @@ METRICS_AGE_S: Final = 5.0  # what /metrics tells from PostgreSQL is at most so 
 FIELDS_MAX: Final = 200  # parameters of one request
 DESK_CHANGES_MAX: Final = 2  # retries and discards at the same time; more wait
 BODIES_MAX: Final = 32  # read and judged at the same time, each up to BODY_BYTES_MAX
-PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
 
 log = structlog.get_logger("anlyt.api")
 
@@ -118,7 +115,12 @@ def build_app(
     _add(app, "/livez", _livez, **openapi.describe_liveness())
     _add(app, "/readyz", _readyz(service), **openapi.describe_readiness())
     _add(app, "/metrics", _metrics(service), **openapi.describe_metrics())
-    _add(app, "/", _page(), include_in_schema=False)
+    _add(app, pages.SESSION_ROUTE, pages.sign_in(service.gate), method="POST", **openapi.describe_sign_in())
+    _add(app, pages.SESSION_ROUTE, pages.who(service.gate), **openapi.describe_session())
+    _add(app, pages.SESSION_ROUTE, pages.sign_out(), method="DELETE", **openapi.describe_sign_out())
+    files = load_assets()
+    _add(app, "/", pages.page(files), include_in_schema=False)
+    _add(app, pages.ASSET_ROUTE, pages.asset(files), include_in_schema=False)
     openapi.complete(app)
     return app
 
@@ -339,15 +341,6 @@ async def _record(service: Service) -> None:
         events=totals.events,
         jobs=totals.jobs,
     )
-
-
-def _page() -> Callable[[], Awaitable[Response]]:
-    body = resources.files("anlyt").joinpath("dashboard", "index.html").read_bytes()
-
-    async def page() -> Response:
-        return Response(body, media_type="text/html", headers={"content-security-policy": PAGE_POLICY})
-
-    return page
 
 
 # ------------------------------------------------------------------------------------------------------- authorisation

@@ -78,6 +78,16 @@ PROBLEMS: Final[Mapping[str, Example]] = {
     ),
     "unauthorized": Example(401, "this key is not valid: it is unknown, mistyped, expired or revoked"),
     "forbidden": Example(403, "this key lacks the permission metrics:read; ask for a key that has it"),
+    "cross-site": Example(
+        403,
+        "a signed-in browser sent this on behalf of another site; use the page of this service, or send the key in a "
+        "header",
+    ),
+    "insecure-connection": Example(
+        403,
+        "this connection is not encrypted, so the key would be readable on its way: open the page over https",
+        of="signIn",
+    ),
     "not-found": Example(404, "there is no such scopeId, or this key may not see it"),
     "method-not-allowed": Example(405, "this address does not take this method; the header Allow lists those it takes"),
     "not-acceptable": Example(406, "this route answers in application/json only"),

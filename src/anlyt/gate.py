@@ -20,6 +20,7 @@ from asyncpg import Pool, Record  # noqa: TC002 - the same
 from anlyt import access, keys
 from anlyt.errors import RequestError
 from anlyt.postgres import unavailable
+from anlyt.session import read_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,23 +46,32 @@ class Gate(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def admitted(
-    gate: Gate, request: Request, permission: access.Permission, *, limit_s: float = ANSWER_LIMIT_S
+    gate: Gate,
+    request: Request,
+    permission: access.Permission | None,
+    *,
+    limit_s: float = ANSWER_LIMIT_S,
+    credential: str | None = None,
 ) -> AsyncGenerator[tuple[PooledConnection, Grant]]:
-    """The Grant of a request's key, and a connection to read with. Raises the 401, 403, 429 and 503."""
-    presented = _present(gate, request)
+    """The Grant of a request's key, and a connection to read with. Raises the 401, 403, 429 and 503.
+
+    The key is `credential`, or what the request carries in a header or in its session. Any permission will do for None.
+    """
+    presented = _present(gate, request, credential)
     with unavailable():
         async with (
             asyncio.timeout(limit_s),
             gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
         ):
             grant = await _admit(gate, conn, request, presented)
-            access.require(grant, permission)
+            if permission is not None:
+                access.require(grant, permission)
             yield conn, grant
 
 
-def _present(gate: Gate, request: Request) -> PresentedKey:
+def _present(gate: Gate, request: Request, credential: str | None) -> PresentedKey:
     """The key of a request, before anything is asked of the database."""
-    text = _read_credentials(request)
+    text = _read_credentials(gate, request) if credential is None else credential
     presented = access.read_key(text)
     wait_s = gate.tries.refuse_after(_address(request), presented and presented.key_id, time.monotonic())
     if wait_s is not None:
@@ -86,9 +96,13 @@ async def _admit(gate: Gate, conn: PooledConnection, request: Request, presented
     return grant
 
 
-def _read_credentials(request: Request) -> str:
+def _read_credentials(gate: Gate, request: Request) -> str:
+    """The key in a header; without one, that of the browser's session."""
     bearers = request.headers.getlist("authorization")
     texts = [*bearers, *request.headers.getlist("x-api-key")]
+    session = None if texts else read_session(request, now=gate.clock())
+    if session is not None:
+        return session[0]
     if not texts:
         raise RequestError(
             "no key was given; send one as `Authorization: Bearer anlyt_...`", status=401, code="unauthorized"

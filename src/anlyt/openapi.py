@@ -12,6 +12,7 @@ from anlyt import desk, document, intake, reports, summaries
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.queries import LETTERS_PARAMETERS, PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
 from anlyt.schemas import schema_of
+from anlyt.session import Session, SignIn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,16 @@ _ANSWERS: Final = {
     403: "The key lacks a permission.",
     404: "There is no such id, or the key may not see it.",
     422: "A parameter is wrong; `parameter` names it.",
+    429: "Too many invalid keys from this address.",
+    503: "The database cannot be reached.",
+}
+_SIGN_IN_ANSWERS: Final = {
+    401: "No valid key.",
+    403: "The request comes from another site, or over a connection that is not encrypted.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: 'The body is not like `{"key": "anlyt_..."}`.',
     429: "Too many invalid keys from this address.",
     503: "The database cannot be reached.",
 }
@@ -144,6 +155,36 @@ def _describe_desk(
         problems = problems | _problems({status: _EVENT_ANSWERS[status] for status in (408, 413, 415)})
     good = {"description": "The answer.", "content": _json(schema_of(answer))}
     return described | {"responses": {200: good, **problems}}
+
+
+def describe_sign_in() -> dict[str, Any]:
+    """`POST /v1/session`."""
+    answer = {"description": "Signed in; the cookie is set.", "content": _json(schema_of(Session))}
+    return {
+        "operation_id": "signIn",
+        "summary": "For browsers: a key becomes a session's cookie.",
+        "responses": {200: answer, **_problems(_SIGN_IN_ANSWERS)},
+        "openapi_extra": {"requestBody": {"required": True, "content": _json(schema_of(SignIn))}},
+    }
+
+
+def describe_session() -> dict[str, Any]:
+    """`GET /v1/session`."""
+    described = _describe(
+        "getSession", "Whose key this is: scope, ids, permissions; when a browser's session ends.", []
+    )
+    answer = {"description": "Who asks.", "content": _json(schema_of(Session))}
+    return described | {"responses": {200: answer, **described["responses"]}}
+
+
+def describe_sign_out() -> dict[str, Any]:
+    """`DELETE /v1/session`."""
+    return {
+        "operation_id": "signOut",
+        "summary": "For browsers: forget the session's cookie.",
+        "status_code": 204,
+        "responses": {204: {"description": "Signed out."}, **_problems({403: _SIGN_IN_ANSWERS[403]})},
+    }
 
 
 def describe_events() -> dict[str, Any]:

@@ -58,6 +58,8 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "invalid-cursor": "The cursor does not fit",
     "unauthorized": "A valid key is needed",
     "forbidden": "The key lacks a permission",
+    "cross-site": "The request comes from another site",
+    "insecure-connection": "The connection is not encrypted",
     "not-found": "Not found",
     "method-not-allowed": "The method is not allowed",
     "not-acceptable": "There is no such representation",

@@ -1,0 +1,47 @@
+// How each number comes about, in the words of the documentation ("How numbers are counted").
+
+const COHORT =
+  "A message belongs to the UTC hour in which it was submitted, whenever its outcome arrives. So a receipt that comes a day late changes yesterday's numbers, a rate never exceeds 100 %, and “pending” means: submitted in this time, outcome still unknown.";
+const ONCE =
+  "Every event is counted once. Its source and id are claimed in the same database transaction that adds it, so a duplicate, a redelivery or a restart changes nothing.";
+
+export const COUNTED = {
+  numbers: {
+    text: [
+      COHORT,
+      ONCE,
+      "Delivery rate is delivered ÷ submitted, and a dash where nothing was submitted. The change compares with the period of the same length just before.",
+      "The average latency is the sum of all samples ÷ their number. The 95th percentile is that of the samples themselves, from added histograms (at most 1 % off); percentiles are never averaged. For the platform it covers messages that went to an operator.",
+      "Cost is added from decimal amounts with six places, without rounding.",
+    ],
+    formula: "submitted = delivered + failed + pending",
+  },
+  volume: { text: [COHORT, ONCE, "The last column is still growing while its hour or day is not over."], formula: "submitted = delivered + failed + pending" },
+  latency: {
+    text: [
+      "Latency is the time from submission to the delivery receipt; the event may carry it, otherwise it is the difference of the two times. A sample belongs to the hour of the submission.",
+      "Average: sum ÷ number of samples. 95th percentile: nearest rank over all samples of the time shown, from added histograms, at most 1 % off. It exists for operators; the platform's is that of all operators' samples together. A gap means no samples.",
+    ],
+  },
+  peak: {
+    text: [
+      "The largest number of messages submitted in one second of UTC, exact for any number of workers. For an operator, messages routed to it count too.",
+      "Peaks of different operators or accounts are not added: they need not have been in the same second.",
+    ],
+  },
+  operators: {
+    text: [
+      COHORT,
+      "Worst first: the lowest delivery rate is on top. When a message is routed on to another operator, it counts as failed for the first and as submitted for the second, so the operators' sum may exceed the platform's.",
+      "The small line is the failure rate over the period.",
+    ],
+  },
+  accounts: {
+    text: [
+      "Whole days of UTC that the period touches, because segments are kept by the day.",
+      "Cost is every amount that an event carried for the account's messages, with six decimals, added without rounding. Segments are those of the submitted messages.",
+    ],
+  },
+  hours: { text: [COHORT, "One row for each hour with traffic. “Final” means that no accepted event can change the hour any more."] },
+  usage: { text: [COHORT, "One row for each day of UTC with traffic. “Final” means that no accepted event can change the day any more."] },
+};

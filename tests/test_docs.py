@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/anlyt"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-NO_METRICS = {"anlyt_reader", "anlyt_staff", "anlyt_tenant", "anlyt_session"}  # roles, a cookie
+NO_METRICS = {"anlyt_reader", "anlyt_staff", "anlyt_tenant", "anlyt_session", "anlyt_scope", "anlyt_ids"}
 WHOLE_BODY = b"[" + b",".join([b"1"] * (BATCH_BODY_EVENTS_MAX + 1)) + b"]"
 
 

@@ -180,3 +180,56 @@ def test_an_address_of_no_archive_is_refused_and_never_shown(url: str) -> None:
         load({}, {"ANLYT_ARCHIVE_URL": url})
 
     assert "me:pass@" not in str(caught.value)
+
+
+TRUST = {
+    "ANLYT_JWKS_URL": "https://issuer.test/jwks.json",
+    "ANLYT_JWT_ISSUER": "https://issuer.test",
+    "ANLYT_JWT_AUDIENCE": "anlyt",
+}
+
+
+def test_tokens_are_checked_by_keys_issuer_and_audience_or_not_taken() -> None:
+    assert load({}, TRUST).jwt_audience == "anlyt"
+    assert load({}, {}).jwks_url is None
+    for missing in TRUST:
+        others = {name: value for name, value in TRUST.items() if name != missing}
+        with pytest.raises(ConfigurationError, match=f"^{missing} must be set too"):
+            load({}, others)
+    with pytest.raises(ConfigurationError, match="ANLYT_JWT_ISSUER and ANLYT_JWT_AUDIENCE must be set too"):
+        load({}, {"ANLYT_JWKS_URL": "https://issuer.test/jwks.json"})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080/keys", "http://localhost/keys", "http://[::1]:1/k", "https://a/k?b"]
+)
+def test_keys_may_come_over_tls_or_from_this_machine(url: str) -> None:
+    assert load({}, TRUST | {"ANLYT_JWKS_URL": url}).jwks_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://issuer.test/keys", "http://127.0.0.1.evil.test/", "http://localhost.evil.test/", "ftp://127.0.0.1/k"),
+        *("file:///etc/passwd", "issuer.test/keys", "https://", "https://user:pw@issuer.test/k", "https://a:99999/"),
+        *("https://a/#b", "https://a/\nb"),
+    ],
+)
+def test_keys_that_somebody_could_swap_on_the_way_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"ANLYT_JWKS_URL is .* but must be https"):
+        load({}, TRUST | {"ANLYT_JWKS_URL": url})
+
+
+def test_origins_are_a_list_of_exact_ones() -> None:
+    given = "https://app.example.com, http://localhost:5173,https://[::1]:8443"
+
+    assert load({}, {"ANLYT_CORS_ORIGINS": given}).cors_origins == tuple(given.replace(" ", "").split(","))
+    assert load({}, {}).cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    "origins", ["*", "null", "https://*.example.com", "https://a.test/", "a.test", "https://A.test", "https://a.test/x"]
+)
+def test_origins_that_could_be_anybody_are_refused(origins: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"ANLYT_CORS_ORIGINS is .* but must be at most 20 origins"):
+        load({}, {"ANLYT_CORS_ORIGINS": f"https://good.test,{origins}"})

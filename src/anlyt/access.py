@@ -1,10 +1,10 @@
-"""Who may see what: an API key becomes a Grant, and a Grant narrows every read. Pure; `now` is an argument.
+"""Who may see what: a key or a token becomes a Grant, and a Grant narrows every read. Pure; `now` is an argument.
 
-In: the text of a key and the record stored for it. Out: a Grant, or None without a hint why; and from a Grant and what
-was asked, the Visible rows. This is the one place that decides (I8): a scope and its ids come from the Grant alone, a
-request can only narrow them, and an id outside of the Grant answers exactly like one that does not exist.
-A key is `anlyt_<key id>_<secret><checksum>`: 190 random bits, shown once, stored as SHA-256 only. The checksum tells a
-mistyped key without a query.
+In: the text of a key and the record stored for it, or the claims of a token whose signature is right. Out: a Grant, or
+None without a hint why; and from a Grant and what was asked, the Visible rows. This is the one place that decides (I8):
+a scope and its ids come from the Grant alone, a request can only narrow them, and an id outside of the Grant answers
+exactly like one that does not exist. A key is `anlyt_<key id>_<secret><checksum>`: 190 random bits, shown once, stored
+as SHA-256 only. The checksum tells a mistyped key without a query.
 """
 
 from __future__ import annotations
@@ -129,6 +129,18 @@ def make_grant(scope: str, scope_ids: Iterable[str], permissions: Iterable[str])
         raise UsageError(f"the permissions are {unknown}, but must be some of {', '.join(PERMISSIONS)}")
     ids = frozenset(_checked_ids(scope, scope_ids))
     return Grant(scope, ids, frozenset(cast("Iterable[Permission]", asked)))
+
+
+def make_token_grant(scope: str, scope_ids: Iterable[str], words: str) -> Grant | None:
+    """The Grant of a token's claims, None when they make no sense. Of the words in `scope`, others' are left alone."""
+    if scope not in SCOPES:
+        return None
+    try:
+        ids = frozenset(_checked_ids(scope, scope_ids))
+    except UsageError:
+        return None
+    asked = frozenset(words.split(" "))
+    return Grant(scope, ids, frozenset(permission for permission in PERMISSIONS if permission in asked))
 
 
 def _checked_ids(scope: Scope, scope_ids: Iterable[str]) -> list[str]:

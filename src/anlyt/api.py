@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from anlyt.access import Grant
     from anlyt.settings import Settings
+    from anlyt.tokens import Issuer
 
     PooledConnection = PoolConnectionProxy[Record]
     DeskWork = Callable[["Service", Request], Awaitable[object]]
@@ -75,16 +76,19 @@ def build_app(
     settings: Settings,
     telemetry: Telemetry,
     publisher: Publisher | None = None,
+    issuer: Issuer | None = None,
     clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
-    """The API over a pool whose statements have a time limit; without a publisher it takes no events.
+    """The API over a pool whose statements have a time limit.
+
+    Without a publisher it takes no events, without an issuer no tokens.
 
     `clock` gives aware UTC instants, for tests.
     """
     service = Service(
         settings=settings,
         telemetry=telemetry,
-        gate=Gate(pool, access.Tries(), clock or _utc_now),
+        gate=Gate(pool, access.Tries(), clock or _utc_now, issuer),
         publisher=publisher,
         decoder=Decoder(rules_of(settings)),
         pace=intake.Pace(),

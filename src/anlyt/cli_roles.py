@@ -121,7 +121,7 @@ def worker(
 @app.command()
 def api(ctx: typer.Context) -> None:
     """HTTP API and dashboard."""
-    from anlyt import postgres, web
+    from anlyt import postgres, tokens, web
     from anlyt.api import build_app
     from anlyt.publishing import Publisher
     from anlyt.telemetry import Telemetry
@@ -137,8 +137,11 @@ def api(ctx: typer.Context) -> None:
         )
         publisher = Publisher(nats_url(settings), settings.stream, name="anlyt-api")
         try:
-            served = build_app(pool=pool, settings=settings, telemetry=Telemetry(), publisher=publisher)
-            await web.serve(served, host=settings.http_host, port=settings.http_port, stop=stop)
+            async with tokens.trusted(settings) as issuer:
+                served = build_app(
+                    pool=pool, settings=settings, telemetry=Telemetry(), publisher=publisher, issuer=issuer
+                )
+                await web.serve(served, host=settings.http_host, port=settings.http_port, stop=stop)
         finally:
             await publisher.close()
             pool.terminate()

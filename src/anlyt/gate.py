@@ -1,8 +1,9 @@
 """The gate of the API: what a request carries becomes a Grant and a connection to read with, or a refusal.
 
-In: a request and the permission its route asks. Out: `admitted`, the one place where a key becomes a Grant: a handler
-gets its connection from there, so a route without a Grant has nothing to read with (I8). Unknown, mistyped, expired and
-revoked keys are refused alike, and an address that fails too often is refused before anything is asked of the database.
+In: a request and the permission its route asks. Out: `admitted`, the one place where a key or token becomes a Grant: a
+handler gets its connection from there, so a route without a Grant has nothing to read with (I8). Unknown, mistyped,
+expired, revoked and forged ones are refused alike, and an address that fails too often is refused before the database
+is asked. Whatever way a request says who it comes from (a header, a session's cookie), `_read_credentials` reads it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from asyncpg import Pool, Record  # noqa: TC002 - the same
 
-from anlyt import access, keys
+from anlyt import access, keys, tokens
 from anlyt.errors import RequestError
 from anlyt.postgres import unavailable
 from anlyt.session import read_session
+from anlyt.tokens import Bearer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,6 +44,7 @@ class Gate(msgspec.Struct, frozen=True):
     pool: Pool[Record]
     tries: access.Tries
     clock: Callable[[], datetime]
+    issuer: tokens.Issuer | None = None  # whose tokens are taken
 
 
 @asynccontextmanager
@@ -53,46 +56,51 @@ async def admitted(
     limit_s: float = ANSWER_LIMIT_S,
     credential: str | None = None,
 ) -> AsyncGenerator[tuple[PooledConnection, Grant]]:
-    """The Grant of a request's key, and a connection to read with. Raises the 401, 403, 429 and 503.
+    """The Grant of a request's key or token, and a connection to read with. Raises the 401, 403, 429 and 503.
 
     The key is `credential`, or what the request carries in a header or in its session. Any permission will do for None.
     """
-    presented = _present(gate, request, credential)
     with unavailable():
-        async with (
-            asyncio.timeout(limit_s),
-            gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn,
-        ):
-            grant = await _admit(gate, conn, request, presented)
-            if permission is not None:
-                access.require(grant, permission)
-            yield conn, grant
+        async with asyncio.timeout(limit_s):
+            presented = await _present(gate, request, credential)
+            async with gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn:
+                grant = await _admit(gate, conn, request, presented)
+                if permission is not None:
+                    access.require(grant, permission)
+                yield conn, grant
 
 
-def _present(gate: Gate, request: Request, credential: str | None) -> PresentedKey:
-    """The key of a request, before anything is asked of the database."""
+async def _present(gate: Gate, request: Request, credential: str | None) -> PresentedKey | Bearer:
+    """Who a request says it comes from, before anything is asked of the database; a token tells it all."""
     text = _read_credentials(gate, request) if credential is None else credential
-    presented = access.read_key(text)
-    wait_s = gate.tries.refuse_after(_address(request), presented and presented.key_id, time.monotonic())
+    key = access.read_key(text)
+    wait_s = gate.tries.refuse_after(_address(request), key and key.key_id, time.monotonic())
+    if key is not None and wait_s is None:
+        request.state.key_id = key.key_id
+        return key
+    token = tokens.read_token(text) if gate.issuer is not None and key is None else None
+    if gate.issuer is not None and token is not None and (wait_s is None or gate.issuer.keys.knows(token)):
+        bearer = await gate.issuer.admit(token, gate.clock())
+        if bearer is not None:
+            request.state.key_id = bearer.caller
+            return bearer
     if wait_s is not None:
         raise RequestError(
             "too many invalid keys came from this address; wait a moment and check the key",
             status=429,
             code="too-many-tries",
         )
-    if presented is None:
-        gate.tries.failed(_address(request), time.monotonic())
-        raise _invalid_key()
-    request.state.key_id = presented.key_id
-    return presented
+    raise _invalid(gate, request)
 
 
-async def _admit(gate: Gate, conn: PooledConnection, request: Request, presented: PresentedKey) -> Grant:
-    grant = await keys.find_grant(conn, presented, now=gate.clock())
+async def _admit(gate: Gate, conn: PooledConnection, request: Request, presented: PresentedKey | Bearer) -> Grant:
+    if isinstance(presented, Bearer):
+        grant: Grant | None = presented.grant
+    else:
+        grant = await keys.find_grant(conn, presented, now=gate.clock())
     if grant is None:
-        gate.tries.failed(_address(request), time.monotonic())
-        raise _invalid_key()
-    gate.tries.succeeded(presented.key_id)
+        raise _invalid(gate, request)
+    gate.tries.succeeded(request.state.key_id)
     return grant
 
 
@@ -105,21 +113,23 @@ def _read_credentials(gate: Gate, request: Request) -> str:
         return session[0]
     if not texts:
         raise RequestError(
-            "no key was given; send one as `Authorization: Bearer anlyt_...`", status=401, code="unauthorized"
+            "no key was given; send a key or a token as `Authorization: Bearer ...`", status=401, code="unauthorized"
         )
     scheme, _, text = texts[0].partition(" ") if bearers else ("bearer", "", texts[0])
     if len(texts) > 1 or scheme.lower() != "bearer":
         raise RequestError(
-            "send one key, as `Authorization: Bearer anlyt_...` or as `X-API-Key: anlyt_...`",
+            "send one key or token as `Authorization: Bearer ...`, or a key as `X-API-Key: anlyt_...`",
             status=401,
             code="unauthorized",
         )
     return text.strip()
 
 
-def _invalid_key() -> RequestError:
+def _invalid(gate: Gate, request: Request) -> RequestError:
+    """The one answer to every key and token that is not valid, and a note of the failure."""
+    gate.tries.failed(_address(request), time.monotonic())
     return RequestError(
-        "this key is not valid: it is unknown, mistyped, expired or revoked", status=401, code="unauthorized"
+        "this key or token is not valid: it is unknown, mistyped, expired or revoked", status=401, code="unauthorized"
     )
 
 

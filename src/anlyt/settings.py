@@ -11,10 +11,10 @@ import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from anlyt.errors import ConfigurationError
 
@@ -25,6 +25,8 @@ PREFIX: Final = "ANLYT_"
 CONFIG_VARIABLE: Final = "ANLYT_CONFIG"
 PARTITIONS_MAX: Final = 16
 MESSAGE_AGE_MAX: Final = timedelta(days=60)
+ORIGINS_MAX: Final = 20
+_ORIGIN: Final = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
 class Settings(BaseModel):
@@ -57,6 +59,14 @@ class Settings(BaseModel):
     data_dir: Path = Field(Path(".anlyt"), description="where embedded servers keep their data")
     http_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")
     http_port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins (comma-separated) whose pages may call the API, like https://app.example.com"
+    )
+    jwks_url: str | None = Field(
+        None, description="where the token issuer publishes its keys; https, or http on loopback"
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="the iss that tokens must carry")
+    jwt_audience: str | None = Field(None, min_length=1, description="the aud that tokens must carry")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto is console on a terminal, else json"
     )
@@ -82,7 +92,36 @@ class Settings(BaseModel):
             raise ValueError(msg)
         return value
 
-    @field_validator("ignored_types", mode="before")
+    @field_validator("jwks_url")
+    @classmethod
+    def _keys_come_safely(cls, value: str | None) -> str | None:
+        if value is not None and not _is_safe(value):
+            msg = "must be https://host/..., or http:// with a loopback address, without user, password and fragment"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [origin for origin in value if not _ORIGIN.fullmatch(origin)]
+        if wrong or len(value) > ORIGINS_MAX:
+            msg = f"must be at most {ORIGINS_MAX} origins like https://app.example.com: lower case, no path, no *"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _tokens_are_checked_whole(self) -> Self:
+        parts = {"JWKS_URL": self.jwks_url, "JWT_ISSUER": self.jwt_issuer, "JWT_AUDIENCE": self.jwt_audience}
+        missing = [PREFIX + name for name, value in parts.items() if value is None]
+        if missing and len(missing) < len(parts):
+            msg = (
+                f"{' and '.join(missing)} must be set too: a token is checked by the issuer's keys, its issuer and its "
+                "audience, or not taken at all"
+            )
+            raise ValueError(msg)
+        return self
+
+    @field_validator("ignored_types", "cors_origins", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -113,6 +152,18 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = No
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
+
+
+def _is_safe(url: str) -> bool:
+    """Whether what is read there can be trusted: TLS, or a process of this machine."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    if not parts.hostname or "@" in parts.netloc or parts.fragment or not url.isascii() or not url.isprintable():
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"})
 
 
 def _is_archive(url: str) -> bool:
@@ -194,6 +245,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
+    if not first["loc"]:  # what is wrong lies between several settings; the sentence names them
+        return first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0])
     secret = Settings.model_fields[name].annotation if name in Settings.model_fields else None
     shown = "" if "Secret" in str(secret) else f" is {first['input']!r}, but"

@@ -98,6 +98,8 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "letters-retried": "Platform staff retried dead letters over HTTP: which key, what became of them.",
     "letters-discarded": "Platform staff discarded dead letters over HTTP: which key, how many.",
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
+    "token-keys-read": "The token issuer's keys were fetched; their ids.",
+    "token-keys-unavailable": "The token issuer's keys could not be fetched; the last good ones serve for a day.",
     "stream-made": "The JetStream stream was missing and has been created.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
     "partition-owned": "This worker counts the partition from now on.",
@@ -352,11 +354,12 @@ def guard_value(value: object) -> object:
     text = str(value)
     if len(text) > LOG_VALUE_CHARS_MAX:
         text = f"{text[:LOG_VALUE_CHARS_MAX]}... ({len(text)} characters)"
-    text = _URL_PASSWORD.sub(r"\1***@", _API_KEY.sub(r"\1***", text))
+    text = _URL_PASSWORD.sub(r"\1***@", _TOKEN.sub(r"\1***", _API_KEY.sub(r"\1***", text)))
     return _CONTROL.sub(_escape, text)
 
 
 _API_KEY: Final = re.compile(r"(anlyt_[0-9a-z]+_)[0-9A-Za-z]+")
+_TOKEN: Final = re.compile(r"\b(eyJ)[0-9A-Za-z_-]*\.[0-9A-Za-z_.-]+")
 _URL_PASSWORD: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]*@")
 # The renderers escape line feeds themselves, so that tools can show a traceback as it was.
 _CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -28,6 +28,7 @@ from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.gate import Gate, admitted
+from anlyt.names import Names
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
 from anlyt.queries import REPORTS, ReportName, read_letters_query, read_query, read_summary, refuse_parameters
@@ -122,6 +123,7 @@ def build_app(
     _add(app, pages.SESSION_ROUTE, pages.sign_in(service.gate), method="POST", **openapi.describe_sign_in())
     _add(app, pages.SESSION_ROUTE, pages.who(service.gate), **openapi.describe_session())
     _add(app, pages.SESSION_ROUTE, pages.sign_out(), method="DELETE", **openapi.describe_sign_out())
+    _add(app, "/v1/names", pages.list_names(service.gate, Names(settings.names_file)), **openapi.describe_names())
     files = load_assets()
     _add(app, "/", pages.page(files), include_in_schema=False)
     _add(app, pages.ASSET_ROUTE, pages.asset(files), include_in_schema=False)

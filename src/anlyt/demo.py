@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import Struct
 
 from anlyt import jetstream, jobs, postgres, publishing, simulate
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 DEMO_SEED: Final = 7
 HISTORY: Final = timedelta(days=30)
-HISTORY_RATE: Final = 0.08  # distinct events a second on average: about 200,000 in all
+HISTORY_RATE: Final = 0.12  # distinct events a second on average: about 300,000 in all
 HISTORY_BATCHES: Final = 0.9  # of the events: fewer messages, a faster start
-LIVE_RATE: Final = 20.0
+LIVE_RATE: Final = 0.5  # not much more than in the past, so that one chart can show both
 COUNTED_LIMIT_S: Final = 300.0
 POLL_S: Final = 0.2
 LIVE: Final = ["events", "simulate", "--seed", str(DEMO_SEED), "--rate", str(LIVE_RATE), "--quiet"]
@@ -65,6 +66,11 @@ def grants(sample: Story) -> dict[str, Grant]:
         "operator": make_grant("OPERATOR", [operator.id], ["metrics:read"]),
         "account": make_grant("ACCOUNT", [account.id], ["metrics:read"]),
     }
+
+
+def names(sample: Story) -> bytes:
+    """The sample's display names, as a file of ANLYT_NAMES_FILE has them."""
+    return msgspec.json.format(msgspec.json.encode(sample.members.names()))
 
 
 async def load_history(settings: Settings, sample: Story, *, stop: asyncio.Event) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anlyt import desk, document, intake, reports, summaries
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
+from anlyt.names import NameList
 from anlyt.queries import LETTERS_PARAMETERS, PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
 from anlyt.schemas import schema_of
 from anlyt.session import Session, SignIn
@@ -174,6 +175,16 @@ def describe_session() -> dict[str, Any]:
         "getSession", "Whose key this is: scope, ids, permissions; when a browser's session ends.", []
     )
     answer = {"description": "Who asks.", "content": _json(schema_of(Session))}
+    return described | {"responses": {200: answer, **described["responses"]}}
+
+
+def describe_names() -> dict[str, Any]:
+    """`GET /v1/names`."""
+    described = _describe("listNames", "Display names of the operators and accounts that the key may see.", [])
+    answer = {
+        "description": "The names; none where the deployment has no file of them.",
+        "content": _json(schema_of(NameList)),
+    }
     return described | {"responses": {200: answer, **described["responses"]}}
 
 

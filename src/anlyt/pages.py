@@ -15,6 +15,7 @@ from anlyt import access, web
 from anlyt.assets import ASSETS_PATH, Assets, answer_asset, answer_page
 from anlyt.errors import RequestError
 from anlyt.gate import Gate, admitted
+from anlyt.queries import refuse_parameters
 from anlyt.session import (
     SESSION_BODY_BYTES_MAX,
     Session,
@@ -28,6 +29,8 @@ from anlyt.session import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
+
+    from anlyt.names import Names
 
     Endpoint = Callable[..., Awaitable[Response]]
 
@@ -79,6 +82,18 @@ def who(gate: Gate) -> Endpoint:
         async with admitted(gate, request, None) as (_, grant):
             found = None if _has_key(request) else read_session(request, now=gate.clock())
         return web.json_answer(_session(grant, found and found[1]))
+
+    return endpoint
+
+
+def list_names(gate: Gate, names: Names) -> Endpoint:
+    """`GET /v1/names`."""
+
+    async def endpoint(request: Request) -> Response:
+        web.check_accept(request)
+        refuse_parameters(request.query_params.multi_items())
+        async with admitted(gate, request, "metrics:read") as (_, grant):
+            return web.json_answer(names.visible(grant))
 
     return endpoint
 

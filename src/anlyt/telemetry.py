@@ -100,6 +100,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
     "token-keys-read": "The token issuer's keys were fetched; their ids.",
     "token-keys-unavailable": "The token issuer's keys could not be fetched; the last good ones serve for a day.",
+    "names-unreadable": "The file of display names has changed and cannot be read; the names stay as they were.",
     "stream-made": "The JetStream stream was missing and has been created.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
     "partition-owned": "This worker counts the partition from now on.",

@@ -45,6 +45,7 @@ ROLES_LOG_LEVEL: Final = "warning"  # of the roles, unless ANLYT_LOG_LEVEL says 
 STOP_LIMIT_S: Final = 15.0
 SERVERS_FILE: Final = "servers.json"
 KEYS_FILE: Final = "keys.json"
+NAMES_FILE: Final = "names.json"
 
 log = structlog.get_logger("anlyt.up")
 
@@ -135,14 +136,14 @@ async def run(settings: Settings, *, demo: bool, as_json: bool, flags: list[str]
     async with AsyncExitStack() as stack:
         settings, servers = await _start_servers(settings, stack)
         await prepare(settings)
-        environment = _environment(settings, port)
+        story = demo_module.story(settings) if demo else None
+        environment = _environment(settings, port) | _names(settings, story)
         roles = [["api"], ["jobs", "loop"], *[["worker"]] * _workers(settings)]
         tasks = [asyncio.create_task(_keep_serving(server, stop)) for server in servers]
         tasks += [asyncio.create_task(_keep_running([*flags, *role], environment, stop)) for role in roles]
         stack.push_async_callback(_join, tasks, stop)
         grants = {"platform": make_grant("PLATFORM", [], ["metrics:read", "events:write", "admin"])}
-        if demo:
-            story = demo_module.story(settings)
+        if story is not None:
             grants |= demo_module.grants(story)
             await demo_module.load_history(settings, story, stop=stop)
         await _wait_until_listening(settings.http_host, port, stop)
@@ -233,6 +234,15 @@ def _environment(settings: Settings, port: int) -> dict[str, str]:
         "ANLYT_HTTP_PORT": str(port),
         "ANLYT_LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else ROLES_LOG_LEVEL,
     }
+
+
+def _names(settings: Settings, story: demo_module.Story | None) -> dict[str, str]:
+    """Where the API finds the sample's display names, unless the settings name a file of their own."""
+    if story is None or settings.names_file is not None:
+        return {}
+    path = settings.data_dir.absolute() / NAMES_FILE
+    write_private(path, demo_module.names(story))
+    return {"ANLYT_NAMES_FILE": str(path)}
 
 
 async def _keep_running(arguments: list[str], environment: dict[str, str], stop: asyncio.Event) -> None:

@@ -440,14 +440,13 @@ class Reader:
         tokens = reply.split(b".")
         if len(tokens) > _ACK_TOKENS_V1:
             tokens = tokens[_ACK_SHIFT_V2:]
-        consumer_seq = int(tokens[6])
+        stream_seq, consumer_seq = int(tokens[5]), int(tokens[6])
         if consumer_seq != self._consumer_seq + 1:
             self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
-        self._consumer_seq = consumer_seq
+        self._consumer_seq, self._taken_seq = consumer_seq, stream_seq
         self.server_pending = int(tokens[8])
-        self._taken_seq = int(tokens[5])
-        return self._taken_seq, int(tokens[7]) // 1000
+        return stream_seq, int(tokens[7]) // 1000
 
     async def _read_headers(self, block: bytes) -> dict[str, str] | None:
         alone = _ID_ONLY.fullmatch(block)

@@ -14,6 +14,7 @@ import math
 import random
 import zlib
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -51,6 +52,7 @@ BALANCE_PERIOD_S: Final = 1.0
 IDLE_PERIOD_S: Final = 0.1  # the same while waiting for the end of the stream
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
+HOLE_MAX: Final = 40  # a part misses so many of its expected messages in a row by chance once in e^40
 ALL: Final = "all"  # name of the partition that is the whole stream
 STOP_LIMIT_S: Final = 12.0  # a batch that has not finished this long after the stop is left to be read again
 
@@ -326,6 +328,7 @@ class Counter:
         self._days: set[int] = set()  # with partitions known to be there
         self._linger_until = 0.0
         self._head_at = 0.0
+        self._step_max = HOLE_MAX * jetstream.SLOTS // len(lane.slots)
         self._expect_new = True  # the last batch met no duplicates
         self._held: list[Message] = []  # taken, but too much for the batch before
 
@@ -346,7 +349,7 @@ class Counter:
         decoded, count = await self._decode(messages)
         self._held = messages[count:]
         batch = _batch(messages[:count], decoded)
-        lost = self._missing(batch.last_seq, read=count)
+        lost = self._missing(batch.last_seq, [message.sequence for message in batch.messages])
         self._read_seq = batch.last_seq
         return replace(batch, lost=lost)
 
@@ -364,16 +367,22 @@ class Counter:
         nothing = Decoded([], [], 0)
         if head.last_seq <= self._read_seq:
             return store.Batch([], nothing, self._read_seq, None, head.now)
-        lost = self._missing(head.last_seq, read=0)
+        lost = self._missing(head.last_seq, [])
         self._read_seq = head.last_seq
         return store.Batch([], nothing, head.last_seq, head.last_published, head.now, lost)
 
-    def _missing(self, last_seq: int, *, read: int) -> int:
-        """Messages up to `last_seq` that the stream no longer had. Sequences have holes by nature in a part of it."""
-        return 0 if self._partition != ALL else last_seq - self._read_seq - read
+    def _missing(self, last_seq: int, sequences: list[int]) -> int:
+        """Messages up to `last_seq` that the stream dropped unread. Negative when some of them still came.
+
+        A part of the stream has holes by nature, where others' messages are. Those too wide to be chance count, whole.
+        """
+        if self._partition == ALL:
+            return last_seq - self._read_seq - len(sequences)
+        steps = pairwise([self._read_seq, *sequences, last_seq + 1])
+        return sum(after - before - 1 for before, after in steps if after - before > self._step_max)
 
     async def _decode(self, messages: list[Message]) -> tuple[Decoded, int]:
-        """What became of the messages, and how many of them are in it: fewer than all when there are many letters."""
+        """What became of the messages, and how many of them are in it: fewer than all when they hold too much."""
         events: list[Event] = []
         letters: list[Letter] = []
         count = ignored = letters_bytes = 0
@@ -384,7 +393,11 @@ class Counter:
             ignored += part.ignored
             count += len(chunk)
             letters_bytes += sum(len(letter.body) + headers_size(letter.message.headers) for letter in part.letters)
-            if len(letters) >= BATCH_LETTERS_MAX or letters_bytes >= BATCH_LETTERS_BYTES_MAX:
+            if (
+                len(letters) >= BATCH_LETTERS_MAX
+                or letters_bytes >= BATCH_LETTERS_BYTES_MAX
+                or len(events) >= self._context.settings.batch_events_max
+            ):
                 break
             await asyncio.sleep(0)
         return Decoded(events, letters, ignored), count

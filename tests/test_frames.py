@@ -35,7 +35,7 @@ class Recorder(Client):
     async def _process_pong(self) -> None:
         self.heard.append(("PONG",))
 
-    async def _process_info(self, info: dict[str, Any]) -> None:  # type: ignore[override]
+    async def _process_info(self, info: dict[str, Any]) -> None:
         self.heard.append(("INFO", info))
 
     async def _process_err(self, err_msg: str) -> None:

@@ -132,7 +132,7 @@ class Client(nats.aio.client.Client):
 
     async def unsubscribe_raw(self, subscription: Subscription) -> None:
         """Undo `subscribe_raw`. Raises nats.errors.Error when the connection is gone, and the subscription with it."""
-        self._frames.sinks.pop(subscription._id, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._frames.sinks.pop(subscription._id, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
         await subscription.unsubscribe()
 
     async def take(self, sid: int, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: PLR0917 - nats-py's

@@ -129,7 +129,7 @@ def test_nobody_without_the_password_gets_in(directory: Path, client: Client) ->
 def test_many_ask_at_the_same_time(directory: Path) -> None:
     async def scenario() -> None:
         archive = ClickHouse(f"chdb://{directory}")
-        await archive.execute("CREATE DATABASE IF NOT EXISTS anlyt", database=False)
+        await archive.execute("CREATE DATABASE IF NOT EXISTS anlyt", in_database=False)
         answers = await asyncio.gather(
             *(
                 archive.fetch("SELECT {n:Int64} AS n, sum(number) AS s FROM numbers(100000)", {"n": n})
@@ -164,10 +164,10 @@ def test_an_owner_killed_in_the_middle_is_replaced_and_what_was_stored_stays(ser
 
     async def scenario() -> None:
         archive = ClickHouse(f"chdb://{directory}")
-        await archive.execute("CREATE DATABASE anlyt", database=False)
+        await archive.execute("CREATE DATABASE anlyt", in_database=False)
         await archive.execute("CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a SETTINGS fsync_after_insert = 1")
         for number in range(3):
-            await archive.insert("t", ["a"], b"%d\n" % number)
+            await archive.insert("t", b"%d\n" % number)
             owner = chdb_owner.find(directory)
             assert owner is not None
             os.kill(owner.pid, signal.SIGKILL)

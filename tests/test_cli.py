@@ -175,7 +175,10 @@ def test_a_server_that_is_away_ends_a_command_soon(inside: Any, command: str) ->
 
 
 def test_the_archive_is_told_to_be_missing(inside: Any) -> None:
-    assert "no archive yet" in inside("jobs", "run", "archive", **NOWHERE).err
+    result = inside("jobs", "run", "archive", **NOWHERE)
+
+    assert (result.code, result.out) == (3, "")
+    assert "there is no archive: set ANLYT_ARCHIVE_URL" in result.err
 
 
 def test_a_database_without_the_schema_says_what_to_run(postgres_server: EmbeddedPostgres, inside: Any) -> None:

@@ -106,6 +106,8 @@ def test_every_record_has_exactly_the_columns_types_and_order_of_its_table(datab
         "integer": int,
         "bigint": int,
         "numeric(18,6)": Decimal,
+        "numeric": Decimal,
+        "numeric[]": tuple[Decimal, ...],
         "text[]": tuple[str, ...],
         "smallint[]": tuple[int, ...],
         "bigint[]": tuple[int, ...],

@@ -77,7 +77,7 @@ def test_a_purge_of_any_size_goes_in_bounded_transactions(database_url: str, mon
         async with session(database_url, application="test") as conn:
             await add_ids(conn, {f"id {n}": 50 * H for n in range(950)})
             await add_positions(conn, [0 * H])
-            return await jobs.purge(conn, Counting())
+            return await jobs.purge(conn, jobs.Means(database_url, Counting()))
 
     assert run(scenario()) == {"events_purged": 950, "seconds_purged": 0}
     assert reached.count("job-purge-committed") == 10 + 1

@@ -23,6 +23,7 @@ from msgspec import Struct
 from anlyt import settings
 from anlyt.settings import PREFIX, Settings, format_duration
 from anlyt.telemetry import LOG_EVENTS, METRICS
+from archive_statements import write_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -425,7 +426,8 @@ OUTPUTS: Final[Mapping[str, Callable[[Model], str]]] = {
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     """Write the outputs; with --check print how they differ from what is there. The exit code."""
     model = read_model(root)
-    return write_outputs({name: write(model) for name, write in OUTPUTS.items()}, arguments, root)
+    outputs = {name: write(model) for name, write in OUTPUTS.items()} | write_statements(model.tables)
+    return write_outputs(outputs, arguments, root)
 
 
 def write_outputs(outputs: Mapping[str, str], arguments: Sequence[str], root: Path) -> int:

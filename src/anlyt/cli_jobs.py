@@ -15,6 +15,7 @@ from anlyt.cli_shared import (
     MetricsPort,
     connected,
     database_url,
+    find_archive,
     print_json,
     run_until_stopped,
     run_work,
@@ -23,7 +24,7 @@ from anlyt.cli_shared import (
 )
 from anlyt.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Periodic jobs: percentiles, partitions, purge, retention.")
+app = typer.Typer(no_args_is_help=True, help="Periodic jobs: percentiles, partitions, purge, archive, retention.")
 
 
 @app.command("list")
@@ -48,7 +49,9 @@ def jobs_run(
 
     job = jobs.find_job(name)
     settings = connected(ctx)
-    counts = run_work(jobs.run_job(database_url(settings), job.name, CrashPoints.parse(settings.crash_points)))
+    clickhouse = find_archive(settings)
+    crash = CrashPoints.parse(settings.crash_points)
+    counts = run_work(jobs.run_job(database_url(settings), job.name, crash, clickhouse=clickhouse))
     if as_json:
         print_json(counts)
     else:
@@ -88,8 +91,11 @@ def jobs_loop(ctx: typer.Context, *, metrics_port: MetricsPort = None) -> None:
 
     settings = connected(ctx)
     crash = CrashPoints.parse(settings.crash_points)
+    clickhouse = find_archive(settings)
     telemetry = Telemetry()
     with telemetry.served(host=settings.http_host, port=metrics_port):
         run_until_stopped(
-            lambda stop: jobs.run_loop(database_url(settings), telemetry=telemetry, crash=crash, stop=stop)
+            lambda stop: jobs.run_loop(
+                database_url(settings), telemetry=telemetry, crash=crash, stop=stop, clickhouse=clickhouse
+            )
         )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from anlyt.clickhouse import ClickHouse
     from anlyt.settings import Settings
 
 INTERRUPTED_EXIT_CODE: Final = 130
@@ -97,6 +98,15 @@ def database_url(settings: Settings) -> str:
     """The address of PostgreSQL, password included."""
     assert settings.database_url is not None  # connected saw to it
     return settings.database_url.get_secret_value()
+
+
+def find_archive(settings: Settings) -> ClickHouse | None:
+    """The archive, not yet connected; None when there is none."""
+    if settings.archive_url is None:
+        return None
+    from anlyt.clickhouse import ClickHouse
+
+    return ClickHouse(settings.archive_url.get_secret_value(), cluster=settings.archive_cluster)
 
 
 def nats_url(settings: Settings) -> str:

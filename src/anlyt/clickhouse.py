@@ -25,7 +25,7 @@ from anlyt import chdb_owner
 from anlyt.errors import ArchiveUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from clickhouse_connect.driver.client import Client
 
@@ -131,15 +131,19 @@ class ClickHouse:
 
         return await self._asked(work)
 
-    async def execute(self, text: str, parameters: Mapping[str, Any] | None = None, *, database: bool = True) -> None:
+    async def execute(
+        self, text: str, parameters: Mapping[str, Any] | None = None, *, in_database: bool = True
+    ) -> None:
         """Run a statement that answers nothing. Raises ArchiveUnavailable."""
-        await self._asked(lambda client: client.command(text, parameters=dict(parameters or {}), use_database=database))
+        await self._asked(
+            lambda client: client.command(text, parameters=dict(parameters or {}), use_database=in_database)
+        )
 
-    async def insert(self, table: str, columns: Sequence[str], rows: bytes) -> None:
-        """Add rows, written as PostgreSQL's COPY writes text, which ClickHouse reads as TabSeparated."""
+    async def insert(self, table: str, rows: bytes) -> None:
+        """Add rows of all columns, written as PostgreSQL's COPY writes text, which ClickHouse reads as TabSeparated."""
         settings = {"insert_distributed_sync": 1} if self.cluster else {}
         await self._asked(
-            lambda client: client.raw_insert(table, list(columns), rows, settings=settings, fmt="TabSeparated"),
+            lambda client: client.raw_insert(table, None, rows, settings=settings, fmt="TabSeparated"),
             again=False,  # some of the rows may be there already
         )
 

@@ -37,6 +37,14 @@ CRASH_POINTS: Final = (
     "job-retention-detached",
     "job-retention-dropped",
     "job-retention-rows-deleted",
+    "job-retention-border-moved",
+    "job-archive-staged",
+    "job-archive-kept",
+    "job-archive-piece",
+    "job-archive-copied",
+    "job-archive-checked",
+    "job-archive-replaced",
+    "job-archive-noted",
 )
 ALL: Final = "*"
 STDERR: Final = 2

@@ -18,17 +18,21 @@ import asyncpg
 import structlog
 from msgspec import Struct
 
-from anlyt.errors import AnlytError, Retry, UsageError
+from anlyt import archive as archive_module
+from anlyt.clickhouse import TABLES as ARCHIVE_TABLES
+from anlyt.clickhouse import ClickHouse
+from anlyt.crash import CrashPoints  # noqa: TC001 - the same
+from anlyt.errors import AnlytError, ConfigurationError, Retry, UsageError
 from anlyt.events import HOT_RETENTION_US
 from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
 from anlyt.settings import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from asyncpg import Connection, Record
 
-    from anlyt.crash import CrashPoints
+    from anlyt.clickhouse import ArchiveTable
     from anlyt.postgres import AnyConnection
     from anlyt.telemetry import Telemetry
 
@@ -42,6 +46,8 @@ PARTITION_MONTHS_AHEAD: Final = 3
 PURGE_ROWS_MAX: Final = 10_000  # deleted in one transaction
 HOURLY_RETENTION: Final = timedelta(microseconds=HOT_RETENTION_US)
 DAILY_RETENTION: Final = timedelta(days=365)
+HOURLY_TABLES: Final = tuple(table for table in ARCHIVE_TABLES if table.bucket == "hour_bucket")
+DAILY_TABLES: Final = tuple(table for table in ARCHIVE_TABLES if table.bucket == "day_bucket")
 STEP_LOCK_TIMEOUT_S: Final = 5.0  # a step waits for old transactions this long; nobody waits behind it
 STEP_ATTEMPTS_MAX: Final = 5
 STEP_RETRY_S: Final = 1.0
@@ -52,7 +58,7 @@ STREAM_IDLE: Final = timedelta(hours=1)  # a stream whose position stood still t
 log = structlog.get_logger("anlyt.jobs")
 
 
-async def percentiles(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+async def percentiles(conn: Connection[Record], means: Means) -> dict[str, int]:
     """Merge new histogram segments and write latency_p95_ms of their hours, SEGMENTS_MAX in one transaction.
 
     An hour whose segments do not fit into one transaction has the percentile of those merged until the next commits.
@@ -62,30 +68,30 @@ async def percentiles(conn: Connection[Record], crash: CrashPoints) -> dict[str,
     while taken == SEGMENTS_MAX:
         async with conn.transaction():
             rows = await conn.fetch(sql("jobs/merge_histograms"), SEGMENTS_MAX)
-            crash.reach("job-percentiles-merged")
+            means.crash.reach("job-percentiles-merged")
             hours = [row["hour_bucket"] for row in rows], [row["operator_id"] for row in rows]
             await conn.execute(sql("jobs/lock_operator_hours"), *hours)
             written = await conn.fetch(sql("jobs/write_percentiles"), *hours)
-            crash.reach("job-percentiles-written")
-        crash.reach("job-percentiles-committed")
+            means.crash.reach("job-percentiles-written")
+        means.crash.reach("job-percentiles-committed")
         taken = rows[0]["segments"] if rows else 0
         merged += taken
         changed += len(written)
     return {"segments_merged": merged, "percentiles_changed": changed}
 
 
-async def partitions(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+async def partitions(conn: Connection[Record], means: Means) -> dict[str, int]:
     """Make the partitions of this month and the next PARTITION_MONTHS_AHEAD, where they are missing."""
     made = await ensure_partitions(conn, months_ahead(datetime.now(UTC)))
-    crash.reach("job-partitions-made")
+    means.crash.reach("job-partitions-made")
     return {"partitions_made": made}
 
 
-async def purge(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
+async def purge(conn: Connection[Record], means: Means) -> dict[str, int]:
     """Forget event ids behind the exactly-once window, and seconds whose peak is settled; PURGE_ROWS_MAX at a time."""
 
     def committed() -> None:
-        crash.reach("job-purge-committed")
+        means.crash.reach("job-purge-committed")
 
     return {
         "events_purged": await _purge_events(conn, committed),
@@ -114,35 +120,62 @@ async def _delete(conn: Connection[Record], statement: str, *values: object, com
     return total
 
 
-async def retention(conn: Connection[Record], crash: CrashPoints) -> dict[str, int]:
-    """Take away months and days that are past hot retention. Dead letters stay.
+async def retention(conn: Connection[Record], means: Means) -> dict[str, int]:
+    """Take away months and days that are past hot retention, and that the archive has, if there is one.
 
     Measured from what has been counted, not from the clock: behind a backlog nothing leaves that may still be added to.
+    Dead letters stay.
     """
     counted_through = await conn.fetchval(sql("jobs/read_counted_through"))
     if counted_through is None:
         return {"partitions_dropped": 0, "days_deleted": 0}
 
     def committed() -> None:
-        crash.reach("job-retention-rows-deleted")
+        means.crash.reach("job-retention-rows-deleted")
 
-    dropped = await _drop_months(conn, counted_through, crash)
-    last_day = counted_through - DAILY_RETENTION - timedelta(days=1)  # the last whose end is past retention, too
-    days = await _delete(conn, sql("jobs/delete_metrics_daily"), last_day, committed=committed)
-    days += await _delete(conn, sql("jobs/delete_account_usage_daily"), last_day, committed=committed)
+    months_until = await _confirm(conn, means, HOURLY_TABLES, first_month_to_stay(counted_through))
+    dropped = await _drop_months(conn, months_until, means.crash)
+    # A day may go when its end is past retention, too.
+    days_until = midnight(counted_through - DAILY_RETENTION)
+    days_until = await _confirm(conn, means, DAILY_TABLES, days_until)
+    days = await _delete(conn, sql("jobs/delete_metrics_daily"), days_until, committed=committed)
+    days += await _delete(conn, sql("jobs/delete_account_usage_daily"), days_until, committed=committed)
     return {"partitions_dropped": dropped, "days_deleted": days}
 
 
+async def _confirm(conn: Connection[Record], means: Means, tables: Sequence[ArchiveTable], until: datetime) -> datetime:
+    """Until when rows of these tables may leave: `until`, or where the archive does not have them. Moves the border."""
+    if means.clickhouse is not None:
+        for table in tables:
+            until = await archive_module.confirmed_until(conn, means.clickhouse, table, until=until)
+    await archive_module.move_border(conn, tables, until)
+    means.crash.reach("job-retention-border-moved")
+    return until
+
+
 def may_leave(month: datetime, counted_through: datetime) -> bool:
-    """Whether all of a month is past hot retention. What an archive must confirm first is asked here only."""
-    next_month = datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
-    return next_month + HOURLY_RETENTION <= counted_through
+    """Whether all of a month is past hot retention."""
+    return _month_behind(month) + HOURLY_RETENTION <= counted_through
 
 
-async def _drop_months(conn: Connection[Record], counted_through: datetime, crash: CrashPoints) -> int:
-    """Detach and drop the partitions of the months that may leave, oldest first, without holding up a writer."""
+def first_month_to_stay(counted_through: datetime) -> datetime:
+    """The first month that is not past hot retention as a whole."""
+    return midnight(counted_through - HOURLY_RETENTION).replace(day=1)
+
+
+def midnight(moment: datetime) -> datetime:
+    """The start of its UTC day."""
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _month_behind(month: datetime) -> datetime:
+    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
+
+
+async def _drop_months(conn: Connection[Record], until: datetime, crash: CrashPoints) -> int:
+    """Detach and drop the partitions of whole months before `until`, oldest first, without holding up a writer."""
     rows = await conn.fetch(sql("jobs/list_months"), PARTITIONED_TABLES)
-    leaving = [row["month"] for row in rows if may_leave(row["month"], counted_through)]
+    leaving = [row["month"] for row in rows if _month_behind(row["month"]) <= until]
     await conn.execute(sql("jobs/limit_lock_waits"), f"{STEP_LOCK_TIMEOUT_S * 1000:.0f}ms")
     dropped = 0
     while step := await _take_patiently(conn, leaving):
@@ -192,19 +225,34 @@ def months_ahead(now: datetime) -> list[datetime]:
     ]
 
 
+async def archive(conn: Connection[Record], means: Means) -> dict[str, int]:
+    """Copy every day that changed into the archive."""
+    assert means.clickhouse is not None, "run_job saw to it"
+    return await archive_module.archive(conn, means.url, means.clickhouse, crash=means.crash)
+
+
+class Means(Struct, frozen=True):
+    """What a job may need beside its session."""
+
+    url: str
+    crash: CrashPoints
+    clickhouse: ClickHouse | None = None
+
+
 class Job(Struct, frozen=True):
     """A row of the table of jobs."""
 
     name: str
     period: timedelta
     what: str
-    work: Callable[[Connection[Record], CrashPoints], Awaitable[dict[str, int]]]
+    work: Callable[[Connection[Record], Means], Awaitable[dict[str, int]]]
 
 
 JOBS: Final = (
     Job("percentiles", timedelta(seconds=10), "latency_p95_ms of operator hours that got new samples", percentiles),
     Job("purge", timedelta(minutes=1), "event ids behind the 48 h window, seconds older than 6 h", purge),
     Job("partitions", timedelta(days=1), "monthly partitions, three months ahead", partitions),
+    Job("archive", timedelta(days=1), "days that changed, into ClickHouse; only with ANLYT_ARCHIVE_URL", archive),
     Job("retention", timedelta(days=1), "hours older than 90 days, by the month; days older than 365 days", retention),
 )
 
@@ -214,23 +262,27 @@ def find_job(name: str) -> Job:
     for job in JOBS:
         if job.name == name:
             return job
-    if name == "archive":
-        raise UsageError("this version has no archive yet: nothing is copied to ClickHouse, and nothing was done")
     raise UsageError(f"there is no job {name!r}; the jobs are {', '.join(job.name for job in JOBS)}")
 
 
-async def run_job(url: str, name: str, crash: CrashPoints) -> dict[str, Any]:
+async def run_job(url: str, name: str, crash: CrashPoints, *, clickhouse: ClickHouse | None = None) -> dict[str, Any]:
     """Run one job now, recorded; its counts. {"skipped": ...} when another runner has it.
 
-    Raises Retry when PostgreSQL cannot be used, and whatever the job raises, after recording it.
+    Raises ConfigurationError for `archive` where there is none, Retry when PostgreSQL cannot be used, and whatever the
+    job raises, after recording it.
     """
     job = find_job(name)
+    if job.work is archive and clickhouse is None:
+        raise ConfigurationError(
+            "there is no archive: set ANLYT_ARCHIVE_URL to clickhouse://user:password@host:8123/database, or to "
+            "chdb:///directory for an embedded one"
+        )
     async with session(url, application=f"anlyt-job-{name}", statement_timeout_s=JOB_TIMEOUT_S) as conn:
         if not await conn.fetchval(sql("jobs/lock_job"), name):
             return {"skipped": "someone else runs it"}
         run_id: int = await conn.fetchval(sql("jobs/start_run"), name)
         try:
-            counts = await job.work(conn, crash)
+            counts = await job.work(conn, Means(url, crash, clickhouse))
         except Exception as error:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it may be what failed
                 await conn.execute(sql("jobs/finish_run"), run_id, "failed", json.dumps({"error": str(error)}))
@@ -240,13 +292,17 @@ async def run_job(url: str, name: str, crash: CrashPoints) -> dict[str, Any]:
         return dict(counts)
 
 
-async def run_loop(url: str, *, telemetry: Telemetry, crash: CrashPoints, stop: asyncio.Event) -> None:
+async def run_loop(
+    url: str, *, telemetry: Telemetry, crash: CrashPoints, stop: asyncio.Event, clickhouse: ClickHouse | None = None
+) -> None:
     """Run every job when it is due, until `stop`. A job that fails is recorded, logged and tried again at its time."""
+    means = Means(url, crash, clickhouse)
+    jobs = [job for job in JOBS if job.work is not archive or clickhouse is not None]
     while not stop.is_set():
-        due, wait_s = await _find_due(url)
+        due, wait_s = await _find_due(means.url, jobs)
         for job in due:
             if not stop.is_set():
-                await _run_logged(url, job, telemetry, crash)
+                await _run_logged(means, job, telemetry)
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_MIN_S if due else wait_s):
                 await stop.wait()
@@ -309,7 +365,7 @@ async def forget_stream(url: str, stream: str) -> None:
     )
 
 
-async def _find_due(url: str) -> tuple[list[Job], float]:
+async def _find_due(url: str, jobs: Sequence[Job] | None = None) -> tuple[list[Job], float]:
     """The jobs whose period has passed since their last start, and how long until another one's has."""
     try:
         async with session(url, application="anlyt-jobs") as conn:
@@ -317,13 +373,14 @@ async def _find_due(url: str) -> tuple[list[Job], float]:
     except Retry as error:
         log.warning("jobs-wait", cause=str(error))
         return [], WAIT_MIN_S
-    left_s = {job: job.period.total_seconds() - last[job.name]["age_s"] if job.name in last else 0.0 for job in JOBS}
-    return [job for job in JOBS if left_s[job] <= 0], min(max(min(left_s.values()), WAIT_MIN_S), WAIT_MAX_S)
+    jobs = JOBS if jobs is None else jobs
+    left_s = {job: job.period.total_seconds() - last[job.name]["age_s"] if job.name in last else 0.0 for job in jobs}
+    return [job for job in jobs if left_s[job] <= 0], min(max(min(left_s.values()), WAIT_MIN_S), WAIT_MAX_S)
 
 
-async def _run_logged(url: str, job: Job, telemetry: Telemetry, crash: CrashPoints) -> None:
+async def _run_logged(means: Means, job: Job, telemetry: Telemetry) -> None:
     try:
-        counts = await run_job(url, job.name, crash)
+        counts = await run_job(means.url, job.name, means.crash, clickhouse=means.clickhouse)
     except AnlytError as error:
         telemetry.job_ran(job.name, "failed")
         log.warning("job-failed", job=job.name, cause=str(error))

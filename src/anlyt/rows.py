@@ -257,6 +257,35 @@ class JobRuns(Struct, frozen=True):
     detail: str
 
 
+class ArchiveReceipts(Struct, frozen=True):
+    """What the archive has, day by day: the sums of the rows as they were copied.
+
+    A day whose rows add up to something else by now is copied again.
+
+    Attributes:
+        sums: of every number, in the order of the columns
+        checksum: of the first half of each row's MD5
+    """
+
+    table_name: str
+    day: datetime
+    row_count: int
+    sums: tuple[Decimal, ...]
+    checksum: Decimal
+    copied_at: datetime
+
+
+class ArchiveBorders(Struct, frozen=True):
+    """From when on all rows of a table are here.
+
+    Rows of buckets before it leave, or have left; the archive has them.
+    """
+
+    table_name: str
+    hot_since: datetime
+    updated_at: datetime
+
+
 class Migrations(Struct, frozen=True):
     """What brought the schema to this state.
 

@@ -189,6 +189,26 @@ CREATE TABLE anlyt.job_runs (
 CREATE INDEX ix_anlyt_job_runs_job ON anlyt.job_runs (job, started_at DESC);
 CREATE INDEX ix_anlyt_job_runs_ok ON anlyt.job_runs (job, started_at DESC) WHERE outcome = 'ok';
 
+-- What the archive has, day by day: the sums of the rows as they were copied. A day whose rows add up to something else
+-- by now is copied again.
+CREATE TABLE anlyt.archive_receipts (
+    table_name TEXT NOT NULL,
+    day TIMESTAMPTZ NOT NULL,
+    row_count BIGINT NOT NULL,
+    sums NUMERIC[] NOT NULL, -- of every number, in the order of the columns
+    checksum NUMERIC NOT NULL, -- of the first half of each row's MD5
+    copied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (table_name, day)
+);
+
+-- From when on all rows of a table are here. Rows of buckets before it leave, or have left; the archive has them.
+CREATE TABLE anlyt.archive_borders (
+    table_name TEXT NOT NULL,
+    hot_since TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (table_name)
+);
+
 -- What brought the schema to this state.
 CREATE TABLE anlyt.migrations (
     name TEXT NOT NULL,

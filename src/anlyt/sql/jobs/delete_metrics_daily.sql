@@ -1,9 +1,9 @@
 -- Delete days that are past their retention. Rows a worker holds are left for the next run.
--- $1 rows INTEGER (at most), $2 last_day TIMESTAMPTZ
+-- $1 rows INTEGER (at most), $2 until TIMESTAMPTZ, exclusive
 WITH doomed AS (
     SELECT day_bucket, scope, scope_id
     FROM anlyt.metrics_daily
-    WHERE day_bucket <= $2
+    WHERE day_bucket < $2
     ORDER BY day_bucket
     LIMIT $1
     FOR UPDATE SKIP LOCKED

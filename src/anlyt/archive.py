@@ -1,0 +1,359 @@
+"""PostgreSQL -> ClickHouse: every day that is over, copied, checked, replaced in one step, and noted.
+
+In: the four roll-up tables and the archive. Out: the same rows in the archive, and a receipt for each day. Each run
+compares what the rows of each day add up to, a checksum of every value included, in both engines; what differs is
+copied from the snapshot the sums were read in, so a change that commits meanwhile is found by the next run.
+- A month is built in a staging table and replaces the archive's in one step, after the sums agree: killed anywhere, the
+  archive has the month as it was or as it is, and the next run finds out which.
+- A day without a row here stays in the archive as it is; nothing is ever taken out of the archive.
+- From the border on all rows are here. A day before it is the archive's, and is never copied again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from anlyt.clickhouse import TABLES, WORK_TIMEOUT_S, ClickHouse, statement
+from anlyt.errors import DifferenceFound
+from anlyt.postgres import session, sql
+from anlyt.terminal import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from asyncpg import Connection, Record
+
+    from anlyt.clickhouse import ArchiveTable
+    from anlyt.crash import CrashPoints
+
+DAY: Final = timedelta(days=1)
+PIECE_BYTES_MAX: Final = 16 * 2**20  # of rows sent at a time; one more is read meanwhile
+SNAPSHOT_TIMEOUT_S: Final = 3_600.0  # for one statement that reads PostgreSQL
+DAYS_NAMED_MAX: Final = 10  # in an error's sentence
+EVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)  # what a DateTime of ClickHouse can hold
+END: Final = datetime(2106, 2, 7, tzinfo=UTC)
+
+
+class Sums(Struct, frozen=True):
+    """What the rows of a day add up to."""
+
+    row_count: int
+    sums: tuple[Decimal, ...]
+    checksum: Decimal
+
+
+Days = dict[datetime, Sums]
+
+
+class Statements(Struct, frozen=True):
+    """The files that name a table's columns."""
+
+    create: str
+    copy: str
+    sum: str
+    check: str
+
+
+STATEMENTS: Final[Mapping[str, Statements]] = {
+    "metrics_hourly": Statements(
+        "archive/create_metrics_hourly",
+        "archive/copy_metrics_hourly",
+        "archive/sum_metrics_hourly",
+        "archive/check_metrics_hourly",
+    ),
+    "metrics_daily": Statements(
+        "archive/create_metrics_daily",
+        "archive/copy_metrics_daily",
+        "archive/sum_metrics_daily",
+        "archive/check_metrics_daily",
+    ),
+    "operator_performance": Statements(
+        "archive/create_operator_performance",
+        "archive/copy_operator_performance",
+        "archive/sum_operator_performance",
+        "archive/check_operator_performance",
+    ),
+    "account_usage_daily": Statements(
+        "archive/create_account_usage_daily",
+        "archive/copy_account_usage_daily",
+        "archive/sum_account_usage_daily",
+        "archive/check_account_usage_daily",
+    ),
+}
+
+
+class Run(Struct, frozen=True):
+    """What one run works with."""
+
+    notes: Connection[Record]  # the job's own session, for receipts
+    source: Connection[Record]  # a snapshot
+    clickhouse: ClickHouse
+    crash: CrashPoints
+    advance: Callable[[int], None]
+
+
+async def archive(conn: Connection[Record], url: str, clickhouse: ClickHouse, *, crash: CrashPoints) -> dict[str, int]:
+    """Copy every day that is over and that the archive does not have as it is here; how much that was.
+
+    Raises ArchiveUnavailable, and DifferenceFound, when all is copied, if the archive has lost days that are nowhere
+    else any more.
+    """
+    await make_tables(clickhouse)
+    counts = {"days_copied": 0, "rows_copied": 0, "months_replaced": 0}
+    lost: list[str] = []
+    for table in TABLES:
+        async with (
+            session(url, application="anlyt-archive", statement_timeout_s=SNAPSHOT_TIMEOUT_S) as source,
+            source.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            await source.execute(sql("archive/hold_tables"))  # first: the snapshot is taken by the next statement
+            plan = await _compare(source, clickhouse, table)
+            with progress(f"archiving {table.name}", unit="rows", total=plan.rows or None) as advance:
+                run = Run(conn, source, clickhouse, crash, advance)
+                for month in plan.months:
+                    await _copy_month(run, table, plan, month)
+            await _note(conn, table, plan.unnoted)
+        lost += [f"{table.name} {day:%Y-%m-%d}" for day in plan.lost]
+        counts["days_copied"] += len(plan.changed)
+        counts["rows_copied"] += plan.rows
+        counts["months_replaced"] += len(plan.months)
+    if lost:
+        named = ", ".join(lost[:DAYS_NAMED_MAX])
+        raise DifferenceFound(
+            f"the archive {clickhouse.address.shown} does not have {len(lost)} days any more as they were copied, and "
+            f"PostgreSQL has them no longer: {named}; restore them from a backup of ClickHouse (docs/archive.md)"
+        )
+    return counts
+
+
+async def make_tables(clickhouse: ClickHouse) -> None:
+    """The archive's database and tables, where they are missing."""
+    cluster = clickhouse.cluster
+    database = {"database": clickhouse.address.database}
+    await clickhouse.execute(statement("archive/create_database", None, cluster=cluster), database, in_database=False)
+    for table in TABLES:
+        await _make_table(clickhouse, table, staging=False)
+
+
+async def _make_table(clickhouse: ClickHouse, table: ArchiveTable, *, staging: bool) -> None:
+    name = STATEMENTS[table.name].create
+    await clickhouse.execute(statement(name, table, staging=staging, cluster=clickhouse.cluster))
+    if clickhouse.cluster:
+        spread = statement("archive/distribute_rows", table, staging=staging, cluster=clickhouse.cluster)
+        await clickhouse.execute(spread)
+
+
+async def _drop_staging(clickhouse: ClickHouse, table: ArchiveTable) -> None:
+    await clickhouse.execute(statement("archive/drop_rows", table, staging=True, cluster=clickhouse.cluster))
+    if clickhouse.cluster:
+        await clickhouse.execute(statement("archive/drop_stored", table, staging=True, cluster=clickhouse.cluster))
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+class Plan(Struct, frozen=True):
+    """What is here, what the archive has, and what follows from that."""
+
+    here: Days
+    there: Days
+    changed: tuple[datetime, ...]  # to be copied
+    unnoted: Days  # as they should be, but without their receipt
+    lost: tuple[datetime, ...]  # noted, but neither here nor there
+
+    @property
+    def rows(self) -> int:
+        """How many are to be copied."""
+        return sum(self.here[day].row_count for day in self.changed)
+
+    @property
+    def months(self) -> list[datetime]:
+        """The months that hold changed days, oldest first."""
+        return sorted({day.replace(day=1) for day in self.changed})
+
+    def expected(self, month: datetime) -> Days:
+        """What a month must add up to before it replaces the archive's."""
+        return {day: sums for day, sums in (self.there | self.here).items() if day.replace(day=1) == month}
+
+
+async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> Plan:
+    found = await source.fetchrow(sql("archive/read_border"), table.name)
+    assert found is not None, "a row without a table"
+    since, today = found["hot_since"] or EVER, found["today"]
+    noted = _read_days(await source.fetch(sql("archive/list_receipts"), table.name))
+    here, there = await asyncio.gather(
+        sums_here(source, table, since, today), sums_there(clickhouse, table, BEGINNING, END)
+    )
+    return Plan(
+        here=here,
+        there=there,
+        changed=tuple(day for day, sums in sorted(here.items()) if there.get(day) != sums),
+        unnoted={day: sums for day, sums in here.items() if there.get(day) == sums and noted.get(day) != sums},
+        lost=tuple(day for day, sums in noted.items() if day not in here and there.get(day) != sums),
+    )
+
+
+async def sums_here(source: Connection[Record], table: ArchiveTable, since: datetime, until: datetime) -> Days:
+    """What each day adds up to in PostgreSQL, in the connection's snapshot."""
+    return _read_days(await source.fetch(sql(STATEMENTS[table.name].sum), since, until))
+
+
+async def sums_there(
+    clickhouse: ClickHouse, table: ArchiveTable, since: datetime, until: datetime, *, staging: bool = False
+) -> Days:
+    """What each day adds up to in the archive, or in its staging table."""
+    text = statement(STATEMENTS[table.name].check, table, staging=staging, cluster=clickhouse.cluster)
+    period = {"since": seconds(since), "until": seconds(until)}
+    return {
+        datetime.fromtimestamp(row["day"], UTC): Sums(
+            row["row_count"], tuple(map(Decimal, row["sums"])), Decimal(row["checksum"])
+        )
+        for row in await clickhouse.fetch(text, period, timeout_s=WORK_TIMEOUT_S)
+    }
+
+
+def seconds(moment: datetime) -> int:
+    """Whole seconds since 1970, as ClickHouse's DateTime counts; within what it can hold."""
+    return int(min(max(moment, BEGINNING), END).timestamp())
+
+
+def _read_days(rows: Sequence[Record]) -> Days:
+    return {row["day"]: Sums(row["row_count"], tuple(row["sums"]), row["checksum"]) for row in rows}
+
+
+# ---------------------------------------------------------------------------------------------------------------- copy
+
+
+async def _copy_month(run: Run, table: ArchiveTable, plan: Plan, month: datetime) -> None:
+    """1. an empty staging table  2. what stays  3. what changed  4. check  5. replace in one step  6. note."""
+    clickhouse, cluster = run.clickhouse, run.clickhouse.cluster
+    days = [day for day in plan.changed if day.replace(day=1) == month]
+    await _drop_staging(clickhouse, table)
+    await _make_table(clickhouse, table, staging=True)
+    run.crash.reach("job-archive-staged")
+    keep = statement("archive/keep_days", table, staging=True, cluster=cluster)
+    await clickhouse.execute(keep, {"month": int(f"{month:%Y%m}"), "days": [seconds(day) for day in days]})
+    run.crash.reach("job-archive-kept")
+    for since, until in _spans(days):
+        await _copy_rows(run, table, since, until)
+    run.crash.reach("job-archive-copied")
+    staged = await sums_there(clickhouse, table, BEGINNING, END, staging=True)
+    _check(table, staged, plan.expected(month))
+    run.crash.reach("job-archive-checked")
+    replace = statement("archive/replace_month", table, cluster=cluster)
+    await clickhouse.execute(replace, {"month": f"{month:%Y%m}"})
+    run.crash.reach("job-archive-replaced")
+    await _note(run.notes, table, {day: plan.here[day] for day in days})
+    run.crash.reach("job-archive-noted")
+    await _drop_staging(clickhouse, table)
+
+
+def _spans(days: Sequence[datetime]) -> list[tuple[datetime, datetime]]:
+    """Days that follow each other, as periods."""
+    spans: list[tuple[datetime, datetime]] = []
+    for day in days:
+        if spans and spans[-1][1] == day:
+            spans[-1] = (spans[-1][0], day + DAY)
+        else:
+            spans.append((day, day + DAY))
+    return spans
+
+
+def _check(table: ArchiveTable, staged: Days, expected: Days) -> None:
+    wrong = sorted(day for day in staged.keys() | expected.keys() if staged.get(day) != expected.get(day))
+    if wrong:
+        day = wrong[0]
+        raise DifferenceFound(
+            f"the archive's copy of {table.name} adds up to something else on {len(wrong)} days, the first "
+            f"{day:%Y-%m-%d}: {staged.get(day)} instead of {expected.get(day)}; the archive was left as it was"
+        )
+
+
+async def _note(notes: Connection[Record], table: ArchiveTable, days: Days) -> None:
+    """Write the receipts of days the archive has."""
+    if not days:
+        return
+    sums = list(days.values())
+    flat = [number for each in sums for number in each.sums]
+    counts, checksums = [each.row_count for each in sums], [each.checksum for each in sums]
+    text = sql("archive/write_receipts")
+    await notes.execute(text, table.name, list(days), counts, checksums, flat, len(sums[0].sums))
+
+
+class _Sender:
+    """Pieces of rows on their way to a staging table: one is sent while the next is read."""
+
+    def __init__(self, run: Run, table: ArchiveTable) -> None:
+        self._run = run
+        self._target = f"{table.name}_staging"
+        self._piece = bytearray()
+        self._sending: asyncio.Task[None] | None = None
+        self._sent = 0
+
+    async def take(self, data: bytes) -> None:
+        """Whole rows, as COPY brings them."""
+        self._piece += data
+        if len(self._piece) >= PIECE_BYTES_MAX:
+            await self._send()
+
+    async def finish(self) -> None:
+        """Send the rest and wait until all has arrived."""
+        await self._send()
+        if self._sending is not None:
+            await self._sending
+
+    async def _send(self) -> None:
+        if self._sending is not None:
+            await self._sending
+        piece, self._piece = bytes(self._piece), bytearray()
+        if piece:
+            self._sending = asyncio.create_task(self._insert(piece))
+
+    async def _insert(self, piece: bytes) -> None:
+        await self._run.clickhouse.insert(self._target, piece)
+        self._sent += piece.count(b"\n")
+        self._run.advance(self._sent)
+        self._run.crash.reach("job-archive-piece")
+
+
+async def _copy_rows(run: Run, table: ArchiveTable, since: datetime, until: datetime) -> None:
+    """Rows of a period, straight from COPY: PostgreSQL writes text as ClickHouse reads it."""
+    sender = _Sender(run, table)
+    await run.source.copy_from_query(sql(STATEMENTS[table.name].copy), since, until, output=sender.take)
+    await sender.finish()
+
+
+# ------------------------------------------------------------------------------------------------------------- confirm
+
+
+async def confirmed_until(
+    conn: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable, *, until: datetime
+) -> datetime:
+    """Up to when, at most `until`, every row that is here may leave: the archive has its day now, and as it was noted.
+
+    Days before the border were the same on both sides when the border was moved; some of their rows may have left.
+    """
+    found = await conn.fetchrow(sql("archive/read_border"), table.name)
+    assert found is not None, "a row without a table"
+    border = found["hot_since"] or EVER
+    noted = _read_days(await conn.fetch(sql("archive/list_receipts"), table.name))
+    here, there = await asyncio.gather(sums_here(conn, table, EVER, until), sums_there(clickhouse, table, EVER, until))
+    return min(
+        (
+            day
+            for day, sums in here.items()
+            if there.get(day) is None or there.get(day) != noted.get(day) or (day >= border and there.get(day) != sums)
+        ),
+        default=until,
+    )
+
+
+async def move_border(conn: Connection[Record], tables: Sequence[ArchiveTable], hot_since: datetime) -> None:
+    """Say that rows before `hot_since` are the archive's, before the first of them leaves."""
+    await conn.execute(sql("archive/move_border"), [table.name for table in tables], hot_since)

@@ -1,0 +1,34 @@
+-- What the rows of each day in the archive's operator_performance, or in its staging table, add up to; as
+-- archive/sum_operator_performance says it in PostgreSQL.
+-- {since:UInt32}, {until:UInt32} seconds since 1970, exclusive
+-- Generated from schema.sql by make gen.
+SELECT
+    toUnixTimestamp(toStartOfDay(hour_bucket)) AS day,
+    count() AS row_count,
+    [
+        toString(sum(toInt256(total_messages))),
+        toString(sum(toInt256(delivered_messages))),
+        toString(sum(toInt256(failed_messages))),
+        toString(sum(toInt256(latency_sum_ms))),
+        toString(sum(toInt256(latency_sample_count))),
+        toString(sum(toInt256(peak_tps))),
+        toString(sum(toInt256(error_count)))
+    ] AS sums,
+    toString(sum(toInt128(reinterpretAsInt64(reverse(substring(MD5(concatWithSeparator(
+            '|',
+            concat(toString(hour_bucket), '+00'),
+            toString(operator_id),
+            toString(total_messages),
+            toString(delivered_messages),
+            toString(failed_messages),
+            toString(latency_sum_ms),
+            toString(latency_sample_count),
+            ifNull(toString(latency_p95_ms), 'NULL'),
+            toString(peak_tps),
+            toString(error_count),
+            concat(replaceRegexpOne(toString(updated_at), '\\.?0*$', ''), '+00')
+        )), 1, 8)))))) AS checksum
+FROM {table}
+WHERE hour_bucket >= toDateTime({since:UInt32}, 'UTC')
+  AND hour_bucket < toDateTime({until:UInt32}, 'UTC')
+GROUP BY day

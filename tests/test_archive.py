@@ -1,0 +1,322 @@
+"""The archive has exactly what PostgreSQL has, whatever changes or gets lost; and nothing leaves before it has."""
+
+# ruff: noqa: S608 - the names are those of our own tables
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anlyt import jobs
+from anlyt.clickhouse import TABLES
+from anlyt.crash import CrashPoints
+from anlyt.errors import ConfigurationError, DifferenceFound
+from anlyt.postgres import ensure_partitions, session
+from archives import archive_directory, archive_in, assert_same_rows, rows_here, rows_there
+from support import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncpg import Connection
+
+    from anlyt.clickhouse import ClickHouse
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+NOT_ARMED = CrashPoints()
+UUIDS = [f"0000000{n}-aaaa-4bbb-8ccc-dddddddddddd" for n in range(10)]
+NOTHING = {"days_copied": 0, "rows_copied": 0, "months_replaced": 0}
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    with archive_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def clickhouse(directory: Path) -> Iterator[ClickHouse]:
+    made = archive_in(directory)
+    yield made
+    run(made.close())
+
+
+async def add_day(conn: Connection, day: datetime, *, ids: int = 3, extreme: bool = False) -> None:
+    """A day in all four tables, of a few accounts and operators; the hours have their partitions."""
+    await ensure_partitions(conn, [day])
+    for n in range(ids):
+        total, cost = (2**62, "-999999999999.999999") if extreme else (10 + n, f"{n - 1}.000001")
+        scope = "ACCOUNT" if n % 2 else "OPERATOR"
+        counts = (total, total + n, -n, 0, cost, 17, n)
+        await conn.execute(
+            "INSERT INTO anlyt.metrics_daily VALUES ($1, $2, $3, $4, $5, $6, $7, $8::TEXT::NUMERIC, $9, $10, 3)",
+            *(day, scope, UUIDS[n], *counts),
+        )
+        for hour in (0, 7, 23):
+            await conn.execute(
+                "INSERT INTO anlyt.metrics_hourly VALUES ($1, $2, $3, $4, $5, $6, $7, $8::TEXT::NUMERIC, $9, $10, 3)",
+                *(day + hour * HOUR, scope, UUIDS[n], *counts),
+            )
+            await conn.execute(
+                "INSERT INTO anlyt.operator_performance VALUES ($1, $2, $3, $4, $5, 5, 2, $6, 3, 1)",
+                *(day + hour * HOUR, UUIDS[n], total, total, 0, None if n else 2**31 - 1),
+            )
+        await conn.execute(
+            "INSERT INTO anlyt.account_usage_daily VALUES ($1, $2, $3, $4, $5, $6::TEXT::NUMERIC, 4)",
+            *(day, UUIDS[n], total, total, 0, cost),
+        )
+
+
+async def copy(url: str, clickhouse: ClickHouse) -> dict[str, int]:
+    return await jobs.run_job(url, "archive", NOT_ARMED, clickhouse=clickhouse)
+
+
+async def retain(url: str, clickhouse: ClickHouse) -> dict[str, int]:
+    return await jobs.run_job(url, "retention", NOT_ARMED, clickhouse=clickhouse)
+
+
+# ---------------------------------------------------------------------------------------------------------------- copy
+
+
+def test_every_day_that_is_over_is_copied_and_a_second_run_copies_nothing(
+    database_url: str, clickhouse: ClickHouse
+) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            for age in (0, 1, 2, 40):
+                await add_day(conn, TODAY - age * DAY)
+
+            assert await copy(database_url, clickhouse) == {"days_copied": 12, "rows_copied": 72, "months_replaced": 8}
+            await assert_same_rows(conn, clickhouse)
+            assert await copy(database_url, clickhouse) == NOTHING
+            await assert_same_rows(conn, clickhouse)
+
+    run(scenario())
+
+
+def test_the_largest_and_smallest_values_survive(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_day(conn, TODAY - DAY, extreme=True)
+            await conn.execute(
+                "UPDATE anlyt.metrics_daily SET delivered_messages = -9223372036854775808, pending_messages = -1,"
+                " total_messages = 9223372036854775807, latency_sum_ms = 9223372036854775807,"
+                " total_cost = 999999999999.999999, peak_tps = 2147483647, updated_at = '2026-01-01 00:00:00.123450+00'"
+            )
+            await copy(database_url, clickhouse)
+
+            await assert_same_rows(conn, clickhouse)
+            assert (await copy(database_url, clickhouse)) == NOTHING
+
+    run(scenario())
+
+
+def test_only_days_that_changed_are_copied_again_whatever_changed(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            for age in (1, 2, 3):
+                await add_day(conn, TODAY - age * DAY)
+            await copy(database_url, clickhouse)
+            # Sums stay as they are: two rows change places. Then a row comes, and one goes.
+            await conn.execute(
+                "UPDATE anlyt.metrics_daily SET scope_id = translate(scope_id, '01', '10') WHERE day_bucket = $1",
+                TODAY - DAY,
+            )
+            assert (await copy(database_url, clickhouse))["days_copied"] == 1
+            await conn.execute(
+                "DELETE FROM anlyt.account_usage_daily WHERE day_bucket = $1 AND account_id = $2",
+                TODAY - 2 * DAY,
+                UUIDS[0],
+            )
+            await conn.execute(
+                "INSERT INTO anlyt.metrics_hourly (hour_bucket, scope, scope_id) VALUES ($1, 'OPERATOR', 'new')",
+                TODAY - 3 * DAY,
+            )
+            assert (await copy(database_url, clickhouse))["days_copied"] == 2
+
+            await assert_same_rows(conn, clickhouse)
+
+    run(scenario())
+
+
+def test_a_change_that_commits_after_the_copy_began_is_copied_by_the_next_run(
+    database_url: str, clickhouse: ClickHouse
+) -> None:
+    """However early the change was made: its transaction is older than the copy, and so is its updated_at."""
+
+    async def scenario() -> None:
+        async with (
+            session(database_url, application="test") as conn,
+            session(database_url, application="worker") as worker,
+        ):
+            await add_day(conn, TODAY - DAY)
+            late = worker.transaction()
+            await late.start()
+            await worker.execute("UPDATE anlyt.metrics_daily SET failed_messages = 99, updated_at = now()")
+            await copy(database_url, clickhouse)
+            await late.commit()
+
+            assert (await copy(database_url, clickhouse))["days_copied"] == 1
+            await assert_same_rows(conn, clickhouse)
+
+    run(scenario())
+
+
+def test_what_the_archive_lost_is_copied_again_while_it_is_here(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_day(conn, TODAY - DAY)
+            await copy(database_url, clickhouse)
+            for table in TABLES:
+                await clickhouse.execute(f"TRUNCATE TABLE {table.name}")
+            assert (await copy(database_url, clickhouse))["days_copied"] == 4
+
+            await assert_same_rows(conn, clickhouse)
+
+    run(scenario())
+
+
+def test_an_empty_database_takes_nothing_out_of_the_archive(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_day(conn, TODAY - DAY)
+            await copy(database_url, clickhouse)
+            before = await rows_there(clickhouse, "metrics_hourly")
+            for table in TABLES:
+                await conn.execute(f"DELETE FROM anlyt.{table.name}")
+
+            assert await copy(database_url, clickhouse) == NOTHING
+            assert await rows_there(clickhouse, "metrics_hourly") == before
+
+    run(scenario())
+
+
+def test_a_value_the_archive_cannot_hold_leaves_it_as_it_was(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_day(conn, TODAY - DAY)
+            await copy(database_url, clickhouse)
+            before = await rows_there(clickhouse, "metrics_daily")
+            await conn.execute(
+                "INSERT INTO anlyt.metrics_daily (day_bucket, scope, scope_id) VALUES ('1960-01-01', 'ACCOUNT', 'x')"
+            )
+            with pytest.raises(DifferenceFound, match=r"first 1960-01-01.* the archive was left as it was"):
+                await copy(database_url, clickhouse)
+
+            assert (await retain(database_url, clickhouse))["days_deleted"] == 0
+            assert await rows_there(clickhouse, "metrics_daily") == before
+
+    run(scenario())
+
+
+def test_without_an_archive_the_job_says_so(database_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="set ANLYT_ARCHIVE_URL"):
+        run(jobs.run_job(database_url, "archive", NOT_ARMED))
+
+
+# ----------------------------------------------------------------------------------------------------------- retention
+
+OLD_MONTH = (TODAY - 150 * DAY).replace(day=1)
+OLD_DAY = TODAY - 400 * DAY
+
+
+async def add_old(conn: Connection) -> None:
+    for day in (OLD_MONTH, OLD_MONTH + DAY, OLD_DAY, TODAY - 10 * DAY):
+        await add_day(conn, day)
+
+
+def test_nothing_leaves_before_the_archive_has_it(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_old(conn)
+            before = {table.name: await rows_here(conn, table.name) for table in TABLES}
+            await jobs.archive_module.make_tables(clickhouse)
+
+            assert await retain(database_url, clickhouse) == {"partitions_dropped": 0, "days_deleted": 0}
+            assert {table.name: await rows_here(conn, table.name) for table in TABLES} == before
+
+            await copy(database_url, clickhouse)
+
+            assert await retain(database_url, clickhouse) == {"partitions_dropped": 6, "days_deleted": 6}
+            for table in TABLES:
+                assert await rows_there(clickhouse, table.name) == before[table.name]
+
+            assert await copy(database_url, clickhouse) == NOTHING
+            assert await retain(database_url, clickhouse) == {"partitions_dropped": 0, "days_deleted": 0}
+
+    run(scenario())
+
+
+def test_what_changed_since_it_was_copied_stays_until_it_is_copied_again(
+    database_url: str, clickhouse: ClickHouse
+) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_old(conn)
+            await copy(database_url, clickhouse)
+            await conn.execute(
+                "UPDATE anlyt.operator_performance SET error_count = 7 WHERE hour_bucket = $1", OLD_MONTH
+            )
+            await conn.execute("UPDATE anlyt.metrics_daily SET peak_tps = 7 WHERE day_bucket = $1", OLD_DAY)
+
+            # The month before it is there whole, and goes.
+            assert await retain(database_url, clickhouse) == {"partitions_dropped": 3, "days_deleted": 0}
+
+            await copy(database_url, clickhouse)
+
+            assert await retain(database_url, clickhouse) == {"partitions_dropped": 3, "days_deleted": 6}
+
+    run(scenario())
+
+
+def test_an_archive_that_was_lost_keeps_everything_here(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_old(conn)
+            await copy(database_url, clickhouse)
+            for table in TABLES:
+                await clickhouse.execute(f"TRUNCATE TABLE {table.name}")
+
+            assert await retain(database_url, clickhouse) == {"partitions_dropped": 0, "days_deleted": 0}
+
+    run(scenario())
+
+
+def test_days_that_only_the_archive_had_and_lost_are_named(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_old(conn)
+            await copy(database_url, clickhouse)
+            await retain(database_url, clickhouse)
+            await clickhouse.execute("TRUNCATE TABLE metrics_daily")
+            await add_day(conn, TODAY - DAY)
+
+            with pytest.raises(DifferenceFound, match=rf"does not have 1 days .* metrics_daily {OLD_DAY:%Y-%m-%d}"):
+                await copy(database_url, clickhouse)
+            there = await rows_there(clickhouse, "metrics_hourly")
+            assert [row for row in there if row[0] >= TODAY - DAY], "the rest was copied all the same"
+
+    run(scenario())
+
+
+def test_a_day_that_was_leaving_when_retention_was_killed_is_not_copied_over_the_whole_one(
+    database_url: str, clickhouse: ClickHouse
+) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_old(conn)
+            await copy(database_url, clickhouse)
+            before: list[tuple[Any, ...]] = await rows_there(clickhouse, "metrics_daily")
+            await retain(database_url, clickhouse)
+            await add_day(conn, OLD_DAY, ids=1)  # as if a batch of the deletion were missing
+
+            assert await copy(database_url, clickhouse) == NOTHING
+            assert await rows_there(clickhouse, "metrics_daily") == before
+            assert (await retain(database_url, clickhouse))["days_deleted"] == 2
+
+    run(scenario())

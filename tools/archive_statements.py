@@ -1,0 +1,193 @@
+"""The archive's statements that name every column: made from schema.sql, so that a column is never forgotten.
+
+In: the four roll-up tables. Out: for each table the ClickHouse table that mirrors it, the rows as ClickHouse reads
+them, and the sums of each day in both engines, which agree to the last digit when the rows do.
+"""
+
+# ruff: noqa: S608 - the names are those of our own schema
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from generate import Column, Table
+
+ARCHIVED: Final = ("metrics_hourly", "metrics_daily", "operator_performance", "account_usage_daily")
+
+# What only ever grows is never negative; the others may be for a moment, by corrections, or for good, by credits.
+GROWING: Final = frozenset(
+    {
+        "total_messages",
+        "messages_sent",
+        "latency_sum_ms",
+        "latency_sample_count",
+        "error_count",
+        "total_segments",
+    }
+)
+TYPES: Final[Mapping[str, str]] = {
+    "TIMESTAMPTZ": "DateTime64(6, 'UTC')",
+    "UUID": "UUID",
+    "INTEGER": "Int32",
+    "BIGINT": "Int64",
+    "NUMERIC(18,6)": "Decimal(18, 6)",
+    "TEXT": "String",
+}
+
+
+def write_statements(tables: Sequence[Table]) -> dict[str, str]:
+    """Every generated file below src/anlyt/sql/archive, by its path."""
+    writers: dict[str, Callable[[Table], str]] = {
+        "create": write_create,
+        "copy": write_copy,
+        "sum": write_sum,
+        "check": write_check,
+    }
+    return {
+        f"src/anlyt/sql/archive/{verb}_{table.name}.sql": write(table)
+        for table in tables
+        if table.name in ARCHIVED
+        for verb, write in writers.items()
+    }
+
+
+def write_create(table: Table) -> str:
+    """CREATE TABLE in ClickHouse."""
+    bucket = table.primary_key[0]
+    columns = ",\n".join(f"    {column.name} {clickhouse_type(table, column)}" for column in table.columns)
+    order = ", ".join([*table.primary_key[1:], bucket])
+    return f"""\
+-- The archive's {table.name}, column for column, or its staging table. What it has said to have is on disk.
+-- Generated from schema.sql by make gen.
+CREATE TABLE IF NOT EXISTS {{stored}} ON CLUSTER '{{cluster}}'
+(
+{columns}
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM({bucket})
+ORDER BY ({order})
+SETTINGS
+    fsync_after_insert = 1,
+    fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1,
+    min_compressed_bytes_to_fsync_after_merge = 1
+"""
+
+
+def clickhouse_type(table: Table, column: Column) -> str:
+    """The type that loses nothing; the bucket is a DateTime, as the founding document has it, and named UTC."""
+    if column.name == table.primary_key[0]:
+        return "DateTime('UTC')"
+    if column.name == "scope":
+        return "LowCardinality(String)"
+    if column.name in GROWING:
+        return "UInt64"
+    return f"Nullable({TYPES[column.type]})" if column.nullable else TYPES[column.type]
+
+
+def write_copy(table: Table) -> str:
+    """SELECT for PostgreSQL's COPY."""
+    bucket = table.primary_key[0]
+    return f"""\
+-- Rows of {table.name} as ClickHouse reads them, for COPY.
+-- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
+-- Generated from schema.sql by make gen.
+SELECT
+{_lines(_copied(column) for column in table.columns)}
+FROM anlyt.{table.name}
+WHERE {bucket} >= $1
+  AND {bucket} < $2
+"""
+
+
+def _copied(column: Column) -> str:
+    return f"{column.name} AT TIME ZONE 'UTC'" if column.type == "TIMESTAMPTZ" else column.name
+
+
+def write_sum(table: Table) -> str:
+    """The sums of each day, by PostgreSQL."""
+    bucket = table.primary_key[0]
+    texts = ",\n".join(f"            {_text(column)}" for column in table.columns)
+    return f"""\
+-- What the rows of each day of {table.name} add up to: how many, every number, and the first half of each
+-- row's MD5, so that days whose sums agree have the same rows. archive/check_{table.name} says the same in ClickHouse.
+-- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
+-- Generated from schema.sql by make gen.
+SELECT
+    date_trunc('day', {bucket}, 'UTC') AS day,
+    count(*) AS row_count,
+    ARRAY[
+{_lines((f"sum({column.name})" for column in summed(table)), 8)}
+    ]::NUMERIC[] AS sums,
+    sum(
+        ('x' || left(md5(concat_ws(
+            '|',
+{texts}
+        )), 16))::BIT(64)::BIGINT
+    ) AS checksum
+FROM anlyt.{table.name}
+WHERE {bucket} >= $1
+  AND {bucket} < $2
+GROUP BY day
+"""
+
+
+def _text(column: Column) -> str:
+    return f"coalesce({column.name}::TEXT, 'NULL')" if column.nullable else column.name
+
+
+def summed(table: Table) -> list[Column]:
+    """The columns that are numbers and never NULL."""
+    return [column for column in table.columns if column.type in NUMBERS and not column.nullable]
+
+
+NUMBERS: Final = frozenset({"BIGINT", "INTEGER", "NUMERIC(18,6)"})
+
+
+def write_check(table: Table) -> str:
+    """The sums of each day, by ClickHouse."""
+    bucket = table.primary_key[0]
+    texts = ",\n".join(f"            {_clickhouse_text(table, column)}" for column in table.columns)
+    return f"""\
+-- What the rows of each day in the archive's {table.name}, or in its staging table, add up to; as
+-- archive/sum_{table.name} says it in PostgreSQL.
+-- {{since:UInt32}}, {{until:UInt32}} seconds since 1970, exclusive
+-- Generated from schema.sql by make gen.
+SELECT
+    toUnixTimestamp(toStartOfDay({bucket})) AS day,
+    count() AS row_count,
+    [
+{_lines((_clickhouse_sum(column) for column in summed(table)), 8)}
+    ] AS sums,
+    toString(sum(toInt128(reinterpretAsInt64(reverse(substring(MD5(concatWithSeparator(
+            '|',
+{texts}
+        )), 1, 8)))))) AS checksum
+FROM {{table}}
+WHERE {bucket} >= toDateTime({{since:UInt32}}, 'UTC')
+  AND {bucket} < toDateTime({{until:UInt32}}, 'UTC')
+GROUP BY day
+"""
+
+
+def _clickhouse_sum(column: Column) -> str:
+    wide = f"toDecimal256({column.name}, 6)" if column.type == "NUMERIC(18,6)" else f"toInt256({column.name})"
+    return f"toString(sum({wide}))"
+
+
+def _clickhouse_text(table: Table, column: Column) -> str:
+    """A value as PostgreSQL writes it."""
+    if column.name == table.primary_key[0]:
+        return f"concat(toString({column.name}), '+00')"
+    if column.type == "TIMESTAMPTZ":
+        return f"concat(replaceRegexpOne(toString({column.name}), '\\\\.?0*$', ''), '+00')"
+    if column.type == "NUMERIC(18,6)":
+        return f"toDecimalString({column.name}, 6)"
+    return f"ifNull(toString({column.name}), 'NULL')" if column.nullable else f"toString({column.name})"
+
+
+def _lines(parts: Iterable[str], indent: int = 4) -> str:
+    return ",\n".join(" " * indent + part for part in parts)

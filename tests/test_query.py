@@ -91,3 +91,33 @@ def test_no_rows_are_said_on_stderr(settings: Settings, capsys: pytest.CaptureFi
 
     assert shown.out == ""
     assert shown.err.startswith("nothing to show\n")
+
+
+def test_sums_are_the_apis_beside_those_of_the_period_before(
+    filled: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [("scope", "ACCOUNT"), ("groupBy", "scopeId"), ("from", "-2h"), ("compare", "previous")]
+    answer = run(query.ask_summary(filled, asked))
+    query.show_summary(answer, as_json=True, as_csv=False)
+    document = json.loads(capsys.readouterr().out)
+    query.show_summary(answer, as_json=False, as_csv=True)
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    query.show_summary(answer, as_json=False, as_csv=False)
+    table = capsys.readouterr()
+
+    assert document == answer
+    assert (row["totalMessages"], row["previousTotalMessages"]) == ("8", "4")
+    assert table.out.splitlines()[-1].split()[-1] == "%"
+    assert "+100.0 %" in table.out
+    assert "1 rows from" in table.err
+
+
+def test_days_have_their_start_and_a_wrong_group_is_a_usage_error(
+    filled: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = run(query.ask_summary(filled, [("scope", "PLATFORM"), ("groupBy", "hour"), ("from", "-3h")]))
+    query.show_summary(answer, as_json=False, as_csv=False)
+
+    assert capsys.readouterr().out.splitlines()[0].split()[:2] == ["start", "totalMessages"]
+    with pytest.raises(UsageError, match="groupBy is 'week'"):
+        run(query.ask_summary(filled, [("groupBy", "week")]))

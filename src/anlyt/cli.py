@@ -11,17 +11,15 @@ import os
 import sys
 import traceback
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import Annotated, Final, cast
 
 import typer
 from typer.exceptions import TyperException
 
 from anlyt import cli_checks, cli_events, cli_jobs, cli_keys, cli_letters, cli_roles, cli_rows
-from anlyt.cli_shared import INTERRUPTED_EXIT_CODE, say
+from anlyt.cli_shared import INTERRUPTED_EXIT_CODE
 from anlyt.errors import AnlytError, ConfigurationError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from anlyt.talk import say
 
 _NOT_MIGRATED: Final = frozenset({"3F000", "42P01", "42703", "42883"})  # no such schema, table, column, function
 
@@ -29,6 +27,7 @@ app = typer.Typer(
     name="anlyt",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Exactly-once analytics for an A2P messaging platform.",
     epilog="Start with: anlyt up --demo",
 )
@@ -72,11 +71,13 @@ def run(application: typer.Typer, arguments: list[str]) -> int:
 
 
 def _show_usage_error(error: TyperException) -> None:
-    show: Callable[[], None] | None = getattr(error, "show", None)  # usage errors know how; others are a sentence
-    if show is not None:
-        show()
-    else:
-        say(f"anlyt: {error.format_message()}")
+    context = getattr(error, "ctx", None)
+    if error.message.startswith("Usage:"):  # the help of a group that was given no command
+        typer.echo(error.message, err=True)
+        return
+    path = "anlyt" if context is None else context.command_path
+    text = " ".join(error.format_message().split()).rstrip(".")
+    say(f"anlyt: {text[:1].lower()}{text[1:]}; see: {path} --help")
 
 
 def _first_expected(error: Exception) -> Exception:
@@ -91,20 +92,22 @@ def _first_expected(error: Exception) -> Exception:
 
 def _report(error: BaseException) -> int:
     if isinstance(error, AnlytError):
-        typer.echo(f"anlyt: {error}", err=True)
+        say(f"anlyt: {error}")
         return error.exit_code
     if getattr(error, "sqlstate", None) in _NOT_MIGRATED:
         say(f"anlyt: the schema of the database is not this version's ({error}); run: anlyt migrate")
         return ConfigurationError.exit_code
     traceback.print_exception(error)
-    typer.echo("anlyt: this is a mistake of anlyt itself; please report it with the lines above", err=True)
+    say("anlyt: this is a mistake of anlyt itself; please report it with the lines above")
     return AnlytError.exit_code
 
 
 @app.callback()
 def configure(
     ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings (or ANLYT_CONFIG).")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file with settings (or ANLYT_CONFIG).")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting; wins over the environment.")
     ] = None,

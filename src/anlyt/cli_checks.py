@@ -15,7 +15,12 @@ app = typer.Typer()
 
 @app.command()
 def doctor(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """Check servers, versions, settings, clock, partitions and the stream, and say what to do. Exit 1 on a problem."""
+    """Look for what is wrong, and say what to do. Exit 1 on a problem.
+
+    Servers, versions, rights, durability, clocks, schema, partitions, lag, dead letters, limits of the stream.
+
+    Example: anlyt doctor
+    """
     from anlyt import doctor as doctor_module
 
     findings = run_work(doctor_module.examine(connected(ctx)))
@@ -31,7 +36,10 @@ def doctor(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 @app.command()
 def reconcile(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """Prove the identities between the tables over all rows, in one snapshot. Exit 5 and the cells on a difference."""
+    """Prove that the tables agree, over all rows. Exit 5 and the cells on a difference.
+
+    Example: anlyt reconcile
+    """
     import msgspec
 
     from anlyt import reconcile as reconcile_module

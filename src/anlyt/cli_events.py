@@ -19,16 +19,16 @@ from anlyt.cli_shared import (
     print_json,
     read_duration,
     run_until_stopped,
-    say,
 )
 from anlyt.errors import UsageError
+from anlyt.talk import say
 
 if TYPE_CHECKING:
     import asyncio
 
     from anlyt import publishing
 
-app = typer.Typer(no_args_is_help=True, help="Publish events into the stream.")
+app = typer.Typer(no_args_is_help=True, help="Publish events, of a file or made up.")
 
 
 @app.command("publish")
@@ -36,7 +36,7 @@ def events_publish(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(help="NDJSON: one CloudEvent, or an array of them, a line; - for stdin.")],
     *,
-    backfill: Annotated[str | None, typer.Option(help="Name of a load of old events.")] = None,
+    backfill: Annotated[str | None, typer.Option(metavar="NAME", help="Name of a load of old events.")] = None,
     as_json: Json = False,
 ) -> None:
     """Publish a file of events. Publishing it again is safe: ids are counted once.
@@ -76,19 +76,25 @@ def events_publish(
 def events_simulate(  # noqa: PLR0913 - one option a property of the traffic
     ctx: typer.Context,
     *,
-    rate: Annotated[float, typer.Option(help="Distinct events a second.")] = 20.0,
-    duration: Annotated[str | None, typer.Option(help="Stop after, like 60s or 2h; without it, on Ctrl-C.")] = None,
-    history: Annotated[str | None, typer.Option(help="Past traffic instead, like 30d, as a backfill.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same traffic.")] = 1,
-    duplicates: Annotated[float, typer.Option(help="Share of events published again.")] = 0.02,
-    bad: Annotated[float, typer.Option(help="Share of events that cannot be counted.")] = 0.002,
+    rate: Annotated[float, typer.Option(metavar="NUMBER", help="Distinct events a second.")] = 20.0,
+    duration: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop after, like 60s or 2h; without it, on Ctrl-C.")
+    ] = None,
+    history: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Past traffic instead, like 30d, as a backfill.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="The same seed gives the same traffic.")] = 1,
+    duplicates: Annotated[float, typer.Option(metavar="SHARE", help="Share of events published again.")] = 0.02,
+    bad: Annotated[float, typer.Option(metavar="SHARE", help="Share of events that cannot be counted.")] = 0.002,
     fast: Annotated[bool, typer.Option("--fast", help="With --duration: at once, as traffic that just ended.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Seeded, realistic traffic into the stream.
+    """Publish made-up traffic; the same seed makes the same.
 
     Example: anlyt events simulate --rate 500 --duration 60s
+
+    Example: anlyt events simulate --history 30d --seed 7
     """
     from anlyt import simulate, traffic
 

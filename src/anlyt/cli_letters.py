@@ -5,32 +5,68 @@ In: a letter's sequence and index, or a choice of letters. Out: tables, counts; 
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from anlyt.cli_shared import Json, connected, database_url, print_json, run_work, say, show_rows
-from anlyt.errors import UsageError
+from anlyt.cli_shared import (
+    Json,
+    Yes,
+    completing,
+    confirmed,
+    connected,
+    database_url,
+    print_json,
+    run_work,
+    show_rows,
+)
+from anlyt.talk import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SEQUENCE_MAX: Final = 2**63 - 1
 INDEX_MAX: Final = 2**31 - 1
 
-app = typer.Typer(no_args_is_help=True, help="Events that could not be counted.")
+app = typer.Typer(no_args_is_help=True, help="Look after events that could not be counted.")
+
+
+def _reasons() -> Sequence[str]:
+    from anlyt import letters
+
+    return letters.REASONS
+
+
+def _states() -> Sequence[str]:
+    from anlyt import queries
+
+    return queries.LETTER_STATES
 
 
 @app.command("list")
 def letters_list(
     ctx: typer.Context,
     *,
-    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
-    state: Annotated[str, typer.Option(help="open, counted, duplicate, ignored, discarded or all.")] = "open",
-    limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
+    reason: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Only those with this reason.", autocompletion=completing(_reasons)),
+    ] = None,
+    state: Annotated[
+        str,
+        typer.Option(
+            metavar="STATE",
+            help="open, counted, duplicate, ignored, discarded or all.",
+            autocompletion=completing(_states),
+        ),
+    ] = "open",
+    limit: Annotated[int, typer.Option(metavar="NUMBER", help="At most so many, the newest.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Events that could not be counted, the newest first.
 
-    Example: anlyt dead-letters list --reason stale
+    Example: anlyt dead-letters list
+
+    Example: anlyt dead-letters list --reason stale --state all --json
     """
     from anlyt import letters
 
@@ -38,7 +74,8 @@ def letters_list(
     rows = run_work(
         letters.list_letters(database_url(settings), settings.stream, reason=reason, limit=limit, state=state)
     )
-    show_rows(rows, as_json=as_json, hide=() if as_json else ("stream", "subject", "body_bytes", "recorded_at"))
+    names = ("sequence", "batch_index", "published_at", "reason", "detail", "state", "attempts")
+    show_rows(rows, as_json=as_json, names=names)
 
 
 @app.command("show")
@@ -67,7 +104,10 @@ def letters_show(
 
 SequenceArgument = Annotated[int | None, typer.Argument(help="Sequence of the message in the stream.")]
 IndexArgument = Annotated[int | None, typer.Argument(help="Place in its batch; without it, all of the message.")]
-ReasonOption = Annotated[str | None, typer.Option(help="All open letters with this reason.")]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option(metavar="REASON", help="All open letters with this reason.", autocompletion=completing(_reasons)),
+]
 AllOption = Annotated[bool, typer.Option("--all", help="All open letters of the stream.")]
 
 
@@ -84,9 +124,15 @@ def letters_retry(  # noqa: PLR0913 - one option a property of the retry
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge open letters again, by today's rules and settings, and count what passes, exactly once.
+    """Judge open letters again, and count what passes, exactly once.
+
+    By the rules and settings of today, at the time each was published.
+
+    Example: anlyt dead-letters retry 4711
 
     Example: anlyt dead-letters retry --reason unknown_type
+
+    Example: anlyt dead-letters retry --reason stale --accept-stale
     """
     from anlyt import letters
     from anlyt.crash import CrashPoints
@@ -117,22 +163,21 @@ def letters_discard(  # noqa: PLR0913 - one option a property of the choice
     *,
     reason: ReasonOption = None,
     everything: AllOption = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Mark open letters as discarded: they are kept, and never counted.
 
     Example: anlyt dead-letters discard 4711
+
+    Example: anlyt dead-letters discard --reason malformed --yes
     """
     from anlyt import letters
 
     settings = connected(ctx)
     selection = letters.select_letters(sequence, index, reason=reason, everything=everything)
     count = run_work(letters.count_open(database_url(settings), settings.stream, selection))
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError(f"this discards {count} dead letters for good; add --yes to do so without being asked")
-        typer.confirm(f"discard {count} dead letters for good?", abort=True, err=True)
+    confirmed(f"discards {count:,} dead letters", yes=yes)
     discarded = run_work(letters.discard_letters(database_url(settings), settings.stream, selection))
     if as_json:
         print_json({"discarded": discarded})

@@ -20,9 +20,9 @@ from anlyt.cli_shared import (
     read_settings,
     run_until_stopped,
     run_work,
-    say,
 )
 from anlyt.errors import UsageError
+from anlyt.talk import say
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,9 +40,13 @@ def up(
     demo: Annotated[bool, typer.Option("--demo", help="Sample history and live simulated traffic.")] = False,
     as_json: Json = False,
 ) -> None:
-    """All roles in one process tree; embedded servers for every address that is not set.
+    """Run everything in one process tree.
+
+    PostgreSQL and nats-server are embedded where no address is set; what is set is used.
 
     Example: anlyt up --demo
+
+    Example: anlyt --set http_port=9090 up
     """
     from anlyt import up as up_module
 
@@ -67,7 +71,12 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring the schema up to date, make partitions and the stream. Safe to run at any time, any number of times."""
+    """Bring the schema up to date, make partitions and the stream. Safe at any time, any number of times.
+
+    Example: anlyt migrate
+
+    Example: anlyt migrate --sql
+    """
     from anlyt import postgres
     from anlyt import up as up_module
 
@@ -93,7 +102,9 @@ def worker(
     metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
-    """Consume: count the stream into PostgreSQL. Any number may run, on any machine.
+    """Count the stream into PostgreSQL. Any number may run, on any machine.
+
+    Example: anlyt worker --metrics-port 9101
 
     Example: anlyt worker --until-idle
     """
@@ -120,7 +131,10 @@ def worker(
 
 @app.command()
 def api(ctx: typer.Context) -> None:
-    """HTTP API and dashboard."""
+    """Serve the HTTP API and the dashboard.
+
+    Example: anlyt api
+    """
     from anlyt import postgres, tokens, web
     from anlyt.api import build_app
     from anlyt.publishing import Publisher

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -27,9 +28,24 @@ INTERRUPTED_EXIT_CODE: Final = 130
 Result = TypeVar("Result")
 MetricsPort = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, help="Serve Prometheus metrics on ANLYT_HTTP_HOST at this port; 0: any free one."),
+    typer.Option(
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="Serve Prometheus metrics on ANLYT_HTTP_HOST at this port; 0: any free one.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def completing(words: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """What a shell offers behind an option or for an argument: the words that begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words() if word.startswith(incomplete)]
+
+    return complete
 
 
 def read_settings(ctx: typer.Context, **flags: object) -> Settings:
@@ -115,19 +131,28 @@ def nats_url(settings: Settings) -> str:
     return settings.nats_url.get_secret_value()
 
 
-def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, hide: tuple[str, ...] = ()) -> None:
-    """Rows as JSON, or as a table without the columns in `hide`."""
+def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, names: Sequence[str] | None = None) -> None:
+    """Rows as JSON, or as a table of the columns in `names`, the important ones first."""
     if as_json:
         print_json(rows)
         return
     from anlyt.terminal import print_table
 
-    print_table([{name: value for name, value in row.items() if name not in hide} for row in rows])
+    print_table(rows, names=names)
 
 
-def say(text: str) -> None:
-    """Talk: a line on stderr."""
-    typer.echo(text, err=True)
+def confirmed(what: str, *, yes: bool) -> None:
+    """Ask whether to do what cannot be undone. Raises UsageError when nobody can answer, typer.Abort at a no."""
+    if yes:
+        return
+    if not is_asked():
+        raise UsageError(f"this {what} for good; add --yes to do so without being asked")
+    typer.confirm(f"This {what} for good. Go on?", abort=True, err=True)
+
+
+def is_asked() -> bool:
+    """Whether somebody is there to answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()  # pyright: ignore[reportUnnecessaryComparison] - so it is when closed
 
 
 def print_json(value: object) -> None:

@@ -21,54 +21,77 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from anlyt.talk import say
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
 WIDTH_PIPED: Final = 1_000  # columns when the output goes into a file
 FOLDED_CHARS: Final = 18  # half a UUID
-COLUMN_GAP: Final = 3
+ID_CHARS: Final = 36
+SENTENCE_CHARS_MIN: Final = 24
+COLUMNS_MIN: Final = 4  # rather than show fewer, ids are folded
+COLUMN_GAP: Final = 2
 PROGRESS_WIDTH: Final = 20
 PROGRESS_AFTER_S: Final = 1.0  # shorter work needs no bar
 DEFUSED: Final = ("=", "+", "-", "@")  # a spreadsheet would take text that begins so for a formula
 
 SPARKS: Final = "▁▂▃▄▅▆▇█"
+BAR_ENDS: Final = "▏▎▍▌▋▊▉"
+BAR_CHARS: Final = 12
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str = "nothing to show") -> None:
-    """Rows as a table on stdout; numbers to the right. Columns that do not fit the terminal are named on stderr."""
+def print_table(
+    rows: Sequence[Mapping[str, Any]], *, names: Sequence[str] | None = None, bars_of: str | None = None
+) -> None:
+    """Rows as a table on stdout; numbers to the right. Columns that do not fit the terminal are named on stderr.
+
+    `names` are the columns that are shown, the important ones first; without it, all. `bars_of` is the column that bars
+    are drawn of, in a terminal with room for them.
+    """
     if not rows:
-        sys.stderr.write(empty + "\n")
+        say("nothing to show")
         return
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else WIDTH_PIPED)
-    columns = {name: [_cell(row[name]) for row in rows] for name in rows[0]}
+    columns = {name: [_cell(row[name]) for row in rows] for name in names or rows[0]}
     headings = {name: _heading(name) if terminal else name for name in columns}
     shown = _fitting({name: [headings[name], *cells] for name, cells in columns.items()}, console.width)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, COLUMN_GAP - 1, 0, 0))
     for name, width in shown.items():
         right = isinstance(rows[0][name], int | float | Decimal) and not isinstance(rows[0][name], bool)
         table.add_column(Text(headings[name]), justify="right" if right else "left", overflow="fold", width=width)
+    if bars_of is not None and terminal and _total(shown) + COLUMN_GAP + BAR_CHARS <= console.width:
+        values = [row[bars_of] or 0 for row in rows]
+        shown[""], columns[""] = BAR_CHARS, [bar(value / (max(values) or 1), BAR_CHARS) for value in values]
+        table.add_column("", width=BAR_CHARS, style="cyan")
     for cells in zip(*(columns[name] for name in shown), strict=True):
         table.add_row(*map(Text, cells))
     console.print(table)
     hidden = [name for name in columns if name not in shown]
     if hidden:
-        sys.stderr.write(f"too narrow for {', '.join(hidden)}: widen the terminal, or use --json\n")
+        say(f"too narrow for {', '.join(hidden)}: widen the terminal, or use --json")
 
 
 def _fitting(columns: Mapping[str, Sequence[str]], width: int) -> dict[str, int]:
-    """The columns that fit side by side, each with its width: ids and long text fold before the last columns go."""
+    """The first columns that fit side by side, each with its width. Sentences fold; ids only where room is scarce."""
     wanted = {name: max(len(part) for text in texts for part in text.split("\n")) for name, texts in columns.items()}
-    shown = dict(wanted)
-    if _total(shown) > width:
-        shown = {name: min(cells, FOLDED_CHARS) for name, cells in wanted.items()}
+    least = {name: min(chars, SENTENCE_CHARS_MIN) if chars > ID_CHARS else chars for name, chars in wanted.items()}
+    shown = _first(least, width)
+    if len(shown) < min(COLUMNS_MIN, len(columns)):
+        shown = _first({name: min(chars, FOLDED_CHARS) for name, chars in wanted.items()}, width)
+    for name in shown:  # what is left over goes to the folded ones
+        shown[name] = min(wanted[name], shown[name] + max(width - _total(shown), 0))
+    return shown
+
+
+def _first(widths: Mapping[str, int], width: int) -> dict[str, int]:
+    """As many of the first columns as fit, at least one."""
+    shown = dict(widths)
     while len(shown) > 1 and _total(shown) > width:
         shown.popitem()
-    for name, full in wanted.items():  # what is left over goes to the folded ones
-        if name in shown:
-            shown[name] = min(full, shown[name] + max(width - _total(shown), 0))
     return shown
 
 
@@ -90,7 +113,7 @@ def _cell(value: object) -> str:
         case datetime():
             text = value.strftime("%Y-%m-%d %H:%M:%S" if value.second else "%Y-%m-%d %H:%M")
         case float():
-            text = f"{value:.4f}"
+            text = f"{value:.4f}" if abs(value) <= 1 else f"{value:,.1f}"
         case list():
             text = ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - any list
         case dict():
@@ -116,6 +139,13 @@ def _defuse(value: object) -> object:
 
 def _is_number(text: str) -> bool:
     return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def bar(share: float, chars: int) -> str:
+    """A bar from the left, to an eighth of a character."""
+    eighths = round(min(max(share, 0.0), 1.0) * chars * len(SPARKS))
+    whole, rest = divmod(eighths, len(SPARKS))
+    return "█" * whole + (BAR_ENDS[rest - 1] if rest else "")
 
 
 def sparkline(values: Sequence[float], *, top: float | None = None) -> str:

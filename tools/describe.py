@@ -10,7 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from anlyt import api
+from anlyt import api, asyncapi
 from anlyt.settings import Settings
 from anlyt.telemetry import Telemetry
 from generate import ROOT, write_outputs
@@ -25,6 +25,11 @@ def write_openapi() -> str:
     return _pretty(_app().openapi())
 
 
+def write_asyncapi() -> str:
+    """docs/reference/asyncapi.json: what /asyncapi.json answers with default settings."""
+    return _pretty(asyncapi.describe(Settings.model_validate({})))
+
+
 def _app() -> Any:  # noqa: ANN401 - FastAPI's class is no dependency of the tools
     """The application over no database: it is described, never asked."""
     return api.build_app(pool=cast("Any", None), settings=Settings.model_validate({}), telemetry=Telemetry())
@@ -35,6 +40,7 @@ def _pretty(document: object) -> str:
 
 
 OUTPUTS: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/reference/asyncapi.json": write_asyncapi,
     "docs/reference/openapi.json": write_openapi,
 }
 

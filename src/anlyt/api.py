@@ -22,7 +22,7 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, desk, exports, intake, openapi, pages, reports, summaries, web
+from anlyt import access, asyncapi, desk, exports, intake, openapi, pages, reports, summaries, web
 from anlyt.assets import load_assets
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
@@ -127,6 +127,7 @@ def build_app(
     files = load_assets()
     _add(app, "/", pages.page(files), include_in_schema=False)
     _add(app, pages.ASSET_ROUTE, pages.asset(files), include_in_schema=False)
+    _add(app, "/asyncapi.json", _document(asyncapi.describe(settings)), include_in_schema=False)
     openapi.complete(app)
     return app
 
@@ -347,6 +348,16 @@ async def _record(service: Service) -> None:
         events=totals.events,
         jobs=totals.jobs,
     )
+
+
+def _document(document: object) -> Callable[[], Awaitable[Response]]:
+    """A document that stays the same as long as the process lives."""
+    body = msgspec.json.encode(document)
+
+    async def answer() -> Response:
+        return Response(body, media_type="application/json")
+
+    return answer
 
 
 # ------------------------------------------------------------------------------------------------------- authorisation

@@ -68,7 +68,7 @@ BACKFILL_HEADER: Final = "anlyt-backfill"
 BACKFILL_NAME_CHARS_MAX: Final = 200
 _TYPES: Final = frozenset(get_args(EventType))
 _STATUSES: Final = frozenset(get_args(Status))
-_OUTCOME_OF: Final = {"message.delivered": "DELIVERED", "message.failed": "FAILED"}
+OUTCOME_OF: Final = {"message.delivered": "DELIVERED", "message.failed": "FAILED"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -499,7 +499,7 @@ def _previous_status(value: object, kind: Literal["message.delivered", "message.
     if type(value) is not str or value not in _STATUSES:
         detail = f"data.previousStatus must be PENDING, DELIVERED or FAILED, but {describe(value)}."
         raise Rejected("invalid_field", detail)
-    if value == _OUTCOME_OF[kind]:
+    if value == OUTCOME_OF[kind]:
         raise Rejected("invalid_field", f"data.previousStatus must differ from the outcome of {kind}, but is {value}.")
     return value  # pyright: ignore[reportReturnType] - _STATUSES holds exactly the literals
 

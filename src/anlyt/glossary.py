@@ -144,6 +144,7 @@ GLOSSARY: Final[Mapping[str, tuple[str, object]]] = {
     "job": ("Name of the job.", "percentiles"),
     "startedAt": ("When it began.", "2026-04-18T11:19:00Z"),
     "finishedAt": ("When it ended; null while it runs, or when it was killed.", "2026-04-18T11:19:01Z"),
+    "succeededAt": ("When it last ended well; null: never.", "2026-04-18T11:19:01Z"),
     "outcome": ("`ok` or `failed`; null while it runs, or when it was killed.", "ok"),
     "partitions": ("Until when the partitioned tables have partitions.", None),
     "table": ("Name of the table.", "metrics_hourly"),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from anlyt import desk, document, intake, reports, summaries
-from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
+from anlyt import asyncapi, desk, document, intake, reports, summaries
 from anlyt.names import NameList
 from anlyt.queries import LETTERS_PARAMETERS, PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
 from anlyt.schemas import schema_of
@@ -54,33 +53,6 @@ _EVENT_ANSWERS: Final = {
     429: "Too many events of this key, or too many invalid keys from this address; Retry-After says when.",
     503: "JetStream or the database did not answer; send the same again, it is counted once.",
 }
-_EVENT_EXAMPLE: Final = {
-    "specversion": "1.0",
-    "id": "0196f1c2-7a11-7c50-8f0e-5a1f3c2b0001",
-    "source": "/gateway/eu-1",
-    "type": "message.submitted",
-    "time": "2026-04-18T10:00:00Z",
-    "data": {
-        "messageId": "m-1",
-        "accountId": "0196f1c2-7a11-7c50-8f0e-5a1f3c2ba001",
-        "operatorId": "0196f1c2-7a11-7c50-8f0e-5a1f3c2be001",
-        "segments": 1,
-        "cost": "0.045000",
-    },
-}
-_EVENT_SCHEMA: Final = {
-    "type": "object",
-    "required": ["specversion", "id", "source", "type", "time", "data"],
-    "properties": {
-        "specversion": {"const": "1.0"},
-        "id": {"type": "string", "minLength": 1},
-        "source": {"type": "string", "minLength": 1},
-        "type": {"type": "string"},
-        "time": {"type": "string", "format": "date-time"},
-        "data": {"type": "object"},
-    },
-}
-_BATCH_SCHEMA: Final = {"type": "array", "items": _EVENT_SCHEMA, "maxItems": BATCH_BODY_EVENTS_MAX}
 
 
 def complete(app: FastAPI) -> None:
@@ -200,11 +172,12 @@ def describe_sign_out() -> dict[str, Any]:
 
 def describe_events() -> dict[str, Any]:
     """`POST /v1/events`."""
+    event, batch, example = asyncapi.any_event(), asyncapi.any_batch(), asyncapi.example_of("message.submitted")
     meaning = "Publish CloudEvents: 202 when JetStream has them, with the fate of each. Sending again is safe."
     content = {
-        intake.SINGLE_TYPE: {"schema": _EVENT_SCHEMA, "example": _EVENT_EXAMPLE},
-        intake.BATCH_TYPE: {"schema": _BATCH_SCHEMA, "example": [_EVENT_EXAMPLE]},
-        "application/json": {"schema": {"oneOf": [_EVENT_SCHEMA, _BATCH_SCHEMA]}, "example": _EVENT_EXAMPLE},
+        intake.SINGLE_TYPE: {"schema": event, "example": example},
+        intake.BATCH_TYPE: {"schema": batch, "example": [example]},
+        "application/json": {"schema": {"anyOf": [event, batch]}, "example": example},
     }
     accepted = {"description": "The fate of each event.", "content": _json(schema_of(intake.Receipt))}
     return {

@@ -92,7 +92,7 @@ function build(session, names, now) {
     state = next;
     shown?.stop();
     const staffed = state.view === "status" && session.scope === "PLATFORM";
-    shown = staffed ? staff(session, tell) : overview(session, state, tell);
+    shown = staffed ? staff(session, state, tell) : overview(session, state, tell);
     renew(nav, session.scope === "PLATFORM" ? [link("Overview", "overview"), link("Status", "status")] : []);
     renew(where, staffed ? h("h1", {}, "Status") : headline(session, state, tell));
     renew(range, staffed ? [] : rangeBar(state, tell));

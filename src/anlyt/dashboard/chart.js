@@ -5,15 +5,21 @@
 import { h, renew, s } from "./dom.js";
 import { bucket, clock, date, DAY_MS } from "./format.js";
 
-const PAD = { top: 10, right: 4, bottom: 22, left: 46 };
+const PAD = { top: 12, right: 4, bottom: 22, left: 14 };
+const DIGIT_PX = 6.4; // of a label
 const LABEL_PX = 64; // least distance of labels on the time axis
 const GAP_MAX_PX = 4; // between columns
 const TICKS = 4;
 const NICE = [1, 2, 2.5, 5, 10];
+const NICE_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 3e4, 6e4, 12e4, 3e5, 6e5, 12e5, 18e5, 36e5, 72e5];
+const PEAK_TIMES = 3; // what is so many times above nearly all values is cut off and named, or it would flatten the rest
+const MOST = 0.95;
+const DAYS_ONLY = 72; // spans, from which on hours are not labelled
+const SPARK_POINTS_MAX = 84;
 
 /**
  * <anlyt-chart>: set `.spec` to {label, kind: "columns" | "lines", height, series: [{name, key, shape, values}],
- * spans: [{start, end}], format, tick, now, onpick}. Values may be null (a gap).
+ * spans: [{start, end}], format, tick, now, onpick, time}. Values may be null (a gap); `time`: they are milliseconds.
  */
 class Chart extends HTMLElement {
   #spec = null;
@@ -51,8 +57,10 @@ class Chart extends HTMLElement {
   #draw() {
     if (!this.#spec || !this.#width) return;
     const { spans, height, label, kind, series } = this.#spec;
-    const plot = { left: PAD.left, top: PAD.top, width: this.#width - PAD.left - PAD.right, height: height - PAD.top - PAD.bottom };
+    const plot = { left: 0, top: PAD.top, width: 0, height: height - PAD.top - PAD.bottom };
     this.scale = scaleOf(this.#spec, plot);
+    plot.left = PAD.left + Math.ceil(Math.max(...this.scale.ticks.map((value) => this.#spec.tick(value).length)) * DIGIT_PX);
+    plot.width = this.#width - plot.left - PAD.right;
     const svg = s(
       "svg",
       { width: this.#width, height, viewBox: `0 0 ${this.#width} ${height}`, "aria-hidden": "true" },
@@ -177,17 +185,25 @@ customElements.define("anlyt-chart", Chart);
 
 // -------------------------------------------------------------------------------------------------------------- pieces
 
-function scaleOf({ series, kind, spans }, plot) {
+function scaleOf({ series, kind, spans, time }, plot) {
   const tops = spans.map((_, at) => {
     const values = series.map(({ values }) => Math.max(0, Number(values[at] ?? 0)));
     return kind === "columns" ? values.reduce((sum, value) => sum + value, 0) : Math.max(...values);
   });
-  const step = niceStep(Math.max(...tops, 0) / TICKS || 0.25);
-  const top = step * Math.max(1, Math.ceil(Math.max(...tops, 0) / step));
-  const scale = (value) => plot.top + plot.height * (1 - Math.max(0, Number(value)) / top);
+  const sorted = tops.toSorted((a, b) => a - b);
+  const usual = sorted[Math.floor((sorted.length - 1) * MOST)] ?? 0;
+  const most = sorted.at(-1) ?? 0;
+  const shown = time && usual > 0 && most > usual * PEAK_TIMES ? usual * 1.5 : most;
+  const step = time ? NICE_MS.find((nice) => nice * (TICKS + 1) >= shown) ?? niceStep(shown / TICKS) : wholeStep(shown / TICKS);
+  const top = step * Math.max(1, Math.ceil(shown / step));
+  const scale = (value) => plot.top + plot.height * (1 - Math.min(top, Math.max(0, Number(value))) / top);
+  scale.top = top;
   scale.ticks = Array.from({ length: Math.round(top / step) + 1 }, (_, n) => n * step);
   return scale;
 }
+
+/** Counts have no halves. */
+const wholeStep = (rough) => (rough <= 1 ? 1 : rough <= 2 ? 2 : rough <= 5 ? 5 : niceStep(rough));
 
 function niceStep(rough) {
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -211,10 +227,12 @@ function timeAxis({ spans }, plot, height) {
   const length = Date.parse(spans[0].end) - Date.parse(spans[0].start);
   const choices = length >= DAY_MS ? [1, 2, 5, 7, 10, 15, 30].map((days) => days * DAY_MS) : [1, 2, 3, 6, 12, 24, 48].map((hours) => (hours * DAY_MS) / 24);
   const every = choices.find((choice) => (choice / length) * step >= LABEL_PX) ?? choices.at(-1);
+  const hourly = length < DAY_MS && spans.length < DAYS_ONLY;
   const labels = spans
     .map(({ start }, at) => ({ at, start: Date.parse(start) }))
     .filter(({ at, start }) => (length >= DAY_MS ? (spans.length - 1 - at) % Math.round(every / length) === 0 : start % every === 0))
     .map(({ at, start }) => ({ x: plot.left + step * at + (length >= DAY_MS ? step / 2 : 0), text: every < DAY_MS && start % DAY_MS !== 0 ? clock(start) : date(start), day: start % DAY_MS === 0 }))
+    .filter(({ day }) => hourly || day)
     .filter(({ x }) => x >= plot.left + 4 && x <= plot.left + plot.width - 12);
   return s(
     "g",
@@ -247,10 +265,10 @@ function columns({ series, spans }, plot, scale) {
   ]));
 }
 
-function lines({ series, spans }, plot, scale) {
+function lines({ series, spans, format }, plot, scale) {
   const step = plot.width / spans.length;
   const x = (at) => round(plot.left + step * (at + 0.5));
-  return s("g", { class: "lines" }, series.map(({ key, shape, values, area }) => {
+  return s("g", { class: "lines" }, cut(series, plot, scale, { x, format }), series.map(({ key, shape, values, area }) => {
     const runs = runsOf(values);
     const path = runs.map((run) => `M${run.map((at) => `${x(at)} ${round(scale(values[at]))}`).join("L")}`).join("");
     const base = round(plot.top + plot.height);
@@ -260,6 +278,17 @@ function lines({ series, spans }, plot, scale) {
       runs.filter((run) => run.length === 1).map(([at]) => s("circle", { class: `dot ${key}`, cx: x(at), cy: round(scale(values[at])), r: 2 })),
     ];
   }));
+}
+
+/** The values that are higher than the chart: the highest of each stretch is named at the top. */
+function cut(series, plot, scale, { x, format }) {
+  const tops = series.map(({ values }) => values).reduce((all, values) => all.map((most, at) => Math.max(most, values[at] ?? 0)), series[0].values.map(() => 0));
+  const over = tops.map((value) => (value > scale.top ? value : null));
+  return runsOf(over).map((run) => {
+    const at = run.reduce((best, each) => (over[each] > over[best] ? each : best), run[0]);
+    const right = x(at) > plot.left + plot.width * 0.75;
+    return s("g", { class: "cut" }, s("path", { d: `M${x(at) - 4} ${plot.top - 3}h8l-4 -6z` }), s("text", { x: x(at) + (right ? -8 : 8), y: plot.top - 2, "text-anchor": right ? "end" : "start" }, format(over[at])));
+  });
 }
 
 /** Indexes of values in stretches without a gap. */
@@ -296,6 +325,16 @@ export function swatch(key, shape) {
 
 const legend = (series) =>
   h("ul", { class: "legend", "aria-label": "Series" }, series.map(({ name, key, shape }) => h("li", {}, swatch(key, shape), name)));
+
+/** Rates of stretches of rows, few enough for a sparkline: sums are divided, rates are never averaged. */
+export function thinned(parts, wholes) {
+  const step = Math.ceil(parts.length / SPARK_POINTS_MAX) || 1;
+  return Array.from({ length: Math.ceil(parts.length / step) }, (_, n) => {
+    const sum = (values) => values.slice(n * step, (n + 1) * step).reduce((total, value) => total + Number(value), 0);
+    const whole = sum(wholes);
+    return whole > 0 ? sum(parts) / whole : null;
+  });
+}
 
 /** A line without axes for a table cell; `label` says in words what it shows. */
 export function sparkline(values, key, label, { width = 112, height = 26, top = null } = {}) {

@@ -42,6 +42,19 @@ export const COUNTED = {
       "Cost is every amount that an event carried for the account's messages, with six decimals, added without rounding. Segments are those of the submitted messages.",
     ],
   },
+  counting: {
+    text: [
+      ONCE,
+      "Counted events changed a number; duplicates were seen before and changed none; dead letters could not be counted and are kept whole. Lost are messages that the stream dropped before they were read, which its limits should never allow.",
+      "Late for the peak: events whose second was no longer kept when they came. They are counted everywhere, but may be missing in a peak rate; the history of a backfill is always so.",
+    ],
+  },
+  letters: {
+    text: [
+      "What cannot be counted is kept whole, in the transaction of its batch, with the first reason that applies and the field that is wrong.",
+      "A retry judges a letter by today's rules and settings and counts it exactly once if it passes. A discard marks it and keeps it.",
+    ],
+  },
   hours: { text: [COHORT, "One row for each hour with traffic. “Final” means that no accepted event can change the hour any more."] },
   usage: { text: [COHORT, "One row for each day of UTC with traffic. “Final” means that no accepted event can change the day any more."] },
 };

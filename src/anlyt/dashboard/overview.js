@@ -1,7 +1,7 @@
 // The numbers: figures, charts and lists of a state, asked together, shown one by one as they come, renewed in place.
 
 import "./chart.js";
-import { sparkline } from "./chart.js";
+import { sparkline, thinned } from "./chart.js";
 import { h } from "./dom.js";
 import { amount, bucket, count, DASH, duration, micros, money, percent, period as periodText, shortId, weekday } from "./format.js";
 import { figureColumns, figureList, figuresOf } from "./figures.js";
@@ -122,7 +122,7 @@ function drawSeries(context, { paths }, series, ranks) {
     paths,
     note: by,
     empty: empty ?? (rows.every(({ avgLatencyMs }) => avgLatencyMs === null) ? { title: "No latency in this period", text: "No message of this time has a delivery receipt yet." } : null),
-    picture: chart("latency", { label: "Latency", kind: "lines", format: duration, tick: tickDuration, series: subject.scope === "ACCOUNT" ? [average] : [average, rank] }),
+    picture: chart("latency", { label: "Latency", kind: "lines", time: true, format: duration, tick: tickDuration, series: subject.scope === "ACCOUNT" ? [average] : [average, rank] }),
     table: {
       columns: [...time, number("Average", "avgLatencyMs", (row) => duration(row.avgLatencyMs)), ...(subject.scope === "ACCOUNT" ? [] : [number("95th percentile", "p95", (row) => duration(row.p95))]), number("Samples", "latencySampleCount")],
       rows: joined,
@@ -138,7 +138,7 @@ function drawSeries(context, { paths }, series, ranks) {
 }
 
 const tickCount = (value) => (value >= 10_000 ? `${round(value / 1000, 1)}k` : count(round(value, 1)));
-const tickDuration = (value) => (value === 0 ? "0" : value < 1000 ? `${round(value, 0)} ms` : value < 120_000 ? `${round(value / 1000, 1)} s` : `${round(value / 60_000, 1)} min`);
+const tickDuration = (value) => (value === 0 ? "0" : value < 1000 ? `${round(value, 0)} ms` : value < 60_000 ? `${round(value / 1000, 1)} s` : `${round(value / 60_000, 1)} min`);
 const round = (value, places) => Number(value.toFixed(places));
 
 // --------------------------------------------------------------------------------------------------------------- lists
@@ -148,8 +148,8 @@ function drawOperators(context, { paths, hourly }, answer, rows) {
   const lines = failureLines(answer.data, rows, period, hourly);
   const columns = [
     { name: "Operator", key: "scopeId", head: true, text: ({ scopeId }) => scopeId, cell: (row) => opener(context, "operator", row.scopeId) },
-    { name: "Failure rate", key: "failureRate", text: ({ errorRate }) => errorRate, cell: (row) => [sparkline(lines.of(row.scopeId), "failed", `Failure rate over the period, now ${percent(row.errorRate)}, at most ${percent(lines.most(row.scopeId))} in one ${hourly ? "hour" : "day"}`, { top: lines.top }), h("span", { class: "beside" }, percent(row.errorRate))] },
     { name: "Delivery rate", key: "deliveryRate", numeric: true, text: ({ deliveryRate }) => deliveryRate, cell: (row) => [h("b", {}, percent(row.deliveryRate)), points(row)] },
+    { name: "Failure rate", key: "failureRate", text: ({ errorRate }) => errorRate, cell: (row) => [sparkline(lines.of(row.scopeId), "failed", `Failure rate over the period, now ${percent(row.errorRate)}, at most ${percent(lines.most(row.scopeId))}`, { top: lines.top }), h("span", { class: "beside" }, percent(row.errorRate))] },
     { name: "Submitted", key: "totalMessages", numeric: true, text: ({ totalMessages }) => totalMessages, cell: (row) => count(row.totalMessages) },
     { name: "Failed", key: "failedMessages", numeric: true, text: ({ failedMessages }) => failedMessages, cell: (row) => count(row.failedMessages) },
     { name: "Pending", key: "pendingMessages", numeric: true, text: ({ pendingMessages }) => pendingMessages, cell: (row) => count(row.pendingMessages) },
@@ -159,7 +159,7 @@ function drawOperators(context, { paths, hourly }, answer, rows) {
     { name: "Cost", key: "totalCost", numeric: true, text: ({ totalCost }) => totalCost, cell: (row) => money(row.totalCost) },
   ];
   const rich = columns.filter(({ key }) => key !== "totalCost");
-  const plain = columns.filter(({ key }) => key !== "failureRate").toSpliced(2, 0, { ...columns[1], name: "Failure rate", numeric: true, cell: ({ errorRate }) => percent(errorRate) });
+  const plain = columns.filter(({ key }) => key !== "failureRate").toSpliced(2, 0, { ...columns[2], name: "Failure rate", numeric: true, cell: ({ errorRate }) => percent(errorRate) });
   list(panels.operators, { context, kind: "operators", answer, paths, note: "worst delivery rate first", rich, plain, empty: { title: "No operator had traffic in this period", text: "Messages count for an operator when their events name one." }, limits });
 }
 
@@ -168,11 +168,15 @@ function failureLines(groups, rows, period, hourly) {
   const step = hourly ? 3_600_000 : 86_400_000;
   const first = Math.floor(period.start / step) * step;
   const length = Math.max(1, Math.ceil((period.end - first) / step));
-  const lines = new Map(groups.map(({ scopeId }) => [scopeId, new Array(length).fill(null)]));
+  const sums = new Map(groups.map(({ scopeId }) => [scopeId, [new Array(length).fill(0), new Array(length).fill(0)]]));
   for (const row of rows) {
     const at = (Date.parse(row.hourBucket ?? row.dayBucket) - first) / step;
-    if (lines.has(row.scopeId) && at >= 0 && at < length) lines.get(row.scopeId)[at] = row.errorRate;
+    if (!sums.has(row.scopeId) || !(at >= 0 && at < length)) continue;
+    const [failed, total] = sums.get(row.scopeId);
+    failed[at] = row.failedMessages;
+    total[at] = row.totalMessages;
   }
+  const lines = new Map([...sums].map(([id, [failed, total]]) => [id, thinned(failed, total)]));
   const most = (id) => Math.max(0, ...lines.get(id).filter((value) => value !== null));
   return { of: (id) => lines.get(id), most, top: Math.max(0.1, ...groups.map(({ scopeId }) => most(scopeId))) };
 }

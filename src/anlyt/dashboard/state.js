@@ -17,12 +17,13 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 /** The state an address stands for; what makes no sense is left out. */
 export function readState(search) {
   const given = new URLSearchParams(search);
-  const state = { range: RANGE_DEFAULT, from: null, to: null, operator: null, account: null, view: "overview", tables: [] };
+  const state = { range: RANGE_DEFAULT, from: null, to: null, operator: null, account: null, view: "overview", reason: null, tables: [] };
   if (RANGES.some(({ id }) => id === given.get("range"))) state.range = given.get("range");
   const [from, to] = [Date.parse(given.get("from") ?? ""), Date.parse(given.get("to") ?? "")];
   if (from < to) Object.assign(state, { range: "custom", from: hourOf(from), to: hourOf(to) });
   for (const name of ["operator", "account"]) if (UUID.test(given.get(name) ?? "")) state[name] = given.get(name).toLowerCase();
   if (given.get("view") === "status") state.view = "status";
+  if (/^[a-z_]{1,40}$/.test(given.get("reason") ?? "")) state.reason = given.get("reason");
   state.tables = (given.get("table") ?? "").split(",").filter((name) => /^[a-z]+$/.test(name));
   return state;
 }
@@ -30,7 +31,10 @@ export function readState(search) {
 /** The address of a state. */
 export function writeState(state) {
   const given = new URLSearchParams();
-  if (state.view === "status") given.set("view", "status");
+  if (state.view === "status") {
+    given.set("view", "status");
+    if (state.reason) given.set("reason", state.reason);
+  }
   if (state.operator) given.set("operator", state.operator);
   if (state.account) given.set("account", state.account);
   if (state.range === "custom") {

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from anlyt import api, keys, web
+from anlyt import api, keys, live, web
 from anlyt.access import make_grant
 from anlyt.postgres import connect, open_pool
 from anlyt.settings import Settings
 from anlyt.telemetry import Telemetry
+from support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import datetime
 
     import asyncpg
 
@@ -36,6 +38,27 @@ async def service(url: str, **changes: Any) -> AsyncIterator[tuple[httpx2.AsyncC
             yield client, conn
     finally:
         await conn.close()
+        pool.terminate()
+
+
+@asynccontextmanager
+async def listening(url: str, **changes: Any) -> AsyncIterator[str]:
+    """The address of a real server of the API with its live feed, over the database at `url`."""
+    settings = changes.pop("settings", None) or Settings.model_validate({"stream": "T", "database_url": url})
+    telemetry = changes.pop("telemetry", Telemetry())
+    pool = await open_pool(url, application="anlyt-api", size_max=4, statement_timeout_s=5)
+    feed = live.Feed(settings, telemetry, lambda: datetime.now(UTC))
+    app = api.build_app(pool=pool, settings=settings, telemetry=telemetry, feed=feed, **changes)
+    stop, found = asyncio.Event(), list[str]()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(feed.run(stop))
+            tasks.create_task(web.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=found.append))
+            try:
+                yield await wait_until(lambda: found[0] if found else None)
+            finally:
+                stop.set()
+    finally:
         pool.terminate()
 
 

@@ -102,6 +102,7 @@ def test_every_record_has_exactly_the_columns_types_and_order_of_its_table(datab
         "uuid": str,
         "json": str,
         "bytea": bytes,
+        "xid8": int,
         "smallint": int,
         "integer": int,
         "bigint": int,

@@ -79,8 +79,8 @@ def test_a_purge_of_any_size_goes_in_bounded_transactions(database_url: str, mon
             await add_positions(conn, [0 * H])
             return await jobs.purge(conn, jobs.Means(database_url, Counting()))
 
-    assert run(scenario()) == {"events_purged": 950, "seconds_purged": 0}
-    assert reached.count("job-purge-committed") == 10 + 1
+    assert run(scenario()) == {"events_purged": 950, "changes_purged": 0, "seconds_purged": 0}
+    assert reached.count("job-purge-committed") == 10 + 1 + 1
 
 
 @pytest.mark.parametrize(

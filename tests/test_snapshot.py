@@ -55,6 +55,7 @@ async def fill(conn: asyncpg.Connection[Any]) -> None:
     for scope_id in OPERATORS:
         await conn.execute("INSERT INTO anlyt.operator_performance VALUES ($1, $2, 7)", HOUR, scope_id)
         await conn.execute("INSERT INTO anlyt.latency_histograms VALUES ($1, $2, 0, '{5}', '{7}')", HOUR, scope_id)
+        await conn.execute("INSERT INTO anlyt.latency_days VALUES ($1, $2, '{5}', '{7}')", DAY, scope_id)
     for scope_id in ACCOUNTS:
         await conn.execute("INSERT INTO anlyt.account_usage_daily VALUES ($1, $2, 7)", DAY, scope_id)
 
@@ -65,6 +66,7 @@ SEEN = {
     "operator_performance": "SELECT operator_id::TEXT FROM anlyt.operator_performance",
     "account_usage_daily": "SELECT account_id::TEXT FROM anlyt.account_usage_daily",
     "latency_histograms": "SELECT operator_id::TEXT FROM anlyt.latency_histograms",
+    "latency_days": "SELECT operator_id::TEXT FROM anlyt.latency_days",
 }
 
 
@@ -88,6 +90,7 @@ def test_whole_tables_hold_only_the_rows_of_the_grant_that_reads_them(database_u
                 "operator_performance": set(OPERATORS),
                 "account_usage_daily": set(ACCOUNTS),
                 "latency_histograms": set(OPERATORS),
+                "latency_days": set(OPERATORS),
             }
             assert await seen(conn, TENANT) == {
                 "metrics_hourly": {ACCOUNTS[0]},
@@ -95,6 +98,7 @@ def test_whole_tables_hold_only_the_rows_of_the_grant_that_reads_them(database_u
                 "operator_performance": set(),
                 "account_usage_daily": {ACCOUNTS[0]},
                 "latency_histograms": set(),
+                "latency_days": set(),
             }
             assert await seen(conn, OPERATOR) == {
                 "metrics_hourly": {OPERATORS[0]},
@@ -102,6 +106,7 @@ def test_whole_tables_hold_only_the_rows_of_the_grant_that_reads_them(database_u
                 "operator_performance": {OPERATORS[0]},
                 "account_usage_daily": set(),
                 "latency_histograms": {OPERATORS[0]},
+                "latency_days": {OPERATORS[0]},
             }
 
     run(story())

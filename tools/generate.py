@@ -45,6 +45,7 @@ PYTHON_TYPES: Final[Mapping[str, str]] = {
     "BIGINT": "int",
     "NUMERIC": "Decimal",
     "BYTEA": "bytes",
+    "XID8": "int",
     "JSON": "str",
 }
 
@@ -104,7 +105,7 @@ _TABLE: Final = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _COLUMN: Final = re.compile(
-    r"^(?P<name>[a-z]\w*) (?P<type>[A-Z]+(?:\(\d+,\d+\))?(?:\[\])?)(?P<rest>[^-]*?),?(?: -- (?P<meaning>.*))?$"
+    r"^(?P<name>[a-z]\w*) (?P<type>[A-Z]+[0-9]*(?:\(\d+,\d+\))?(?:\[\])?)(?P<rest>[^-]*?),?(?: -- (?P<meaning>.*))?$"
 )
 _INDEX: Final = re.compile(
     r"^CREATE INDEX (?P<index>\w+) ON anlyt\.(?P<table>\w+) (?P<rest>.*?);$", re.MULTILINE | re.DOTALL
@@ -327,7 +328,7 @@ def record_name(table: Table) -> str:
 
 def python_type(column: Column) -> str:
     """The type of a column's values in rows.py."""
-    base = PYTHON_TYPES[re.match(r"[A-Z]+", column.type)[0]]  # pyright: ignore[reportOptionalSubscript] - _COLUMN saw to it
+    base = PYTHON_TYPES[re.match(r"[A-Z0-9]+", column.type)[0]]  # pyright: ignore[reportOptionalSubscript] - _COLUMN saw to it
     shown = f"tuple[{base}, ...]" if column.type.endswith("[]") else base
     return f"{shown} | None" if column.nullable else shown
 

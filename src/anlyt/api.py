@@ -22,7 +22,7 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, asyncapi, desk, exports, intake, openapi, pages, reports, summaries, web
+from anlyt import access, asyncapi, desk, exports, intake, live, openapi, pages, reports, summaries, web
 from anlyt.assets import load_assets
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
@@ -31,7 +31,15 @@ from anlyt.gate import Gate, admitted
 from anlyt.names import Names
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
-from anlyt.queries import REPORTS, ReportName, read_letters_query, read_query, read_summary, refuse_parameters
+from anlyt.queries import (
+    REPORTS,
+    ReportName,
+    read_letters_query,
+    read_live_query,
+    read_query,
+    read_summary,
+    refuse_parameters,
+)
 from anlyt.telemetry import METRICS_CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ class Service(msgspec.Struct, frozen=True):
     telemetry: Telemetry
     gate: Gate
     publisher: Publisher | None
+    feed: live.Feed | None
     decoder: Decoder
     pace: intake.Pace
     bodies: asyncio.Semaphore
@@ -71,19 +80,20 @@ class Service(msgspec.Struct, frozen=True):
     exports: set[str]  # ids of the keys whose exports run now
 
 
-def build_app(
+def build_app(  # noqa: PLR0913 - one parameter a part of the process
     *,
     pool: Pool[Record],
     settings: Settings,
     telemetry: Telemetry,
     publisher: Publisher | None = None,
     issuer: Issuer | None = None,
+    feed: live.Feed | None = None,
     clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
     """The API over a pool whose statements have a time limit.
 
-    Without a publisher it takes no events, without an issuer no tokens.
-
+    Without a publisher it takes no events, without an issuer no tokens, without a feed, which the caller runs, no live
+    readers.
     `clock` gives aware UTC instants, for tests.
     """
     service = Service(
@@ -91,6 +101,7 @@ def build_app(
         telemetry=telemetry,
         gate=Gate(pool, access.Tries(), clock or _utc_now, issuer),
         publisher=publisher,
+        feed=feed,
         decoder=Decoder(rules_of(settings)),
         pace=intake.Pace(),
         bodies=asyncio.Semaphore(BODIES_MAX),
@@ -112,6 +123,7 @@ def build_app(
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
     _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary), **openapi.describe_summary())
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
+    _add(app, "/v1/live", _live(service), **openapi.describe_live())
     letters = "/v1/dead-letters"
     _add(app, letters, _desk(service, _list_letters), **openapi.describe_letters())
     _add(app, letters + "/{sequence}/{index}", _desk(service, _show_letter), **openapi.describe_letter())
@@ -203,6 +215,37 @@ async def _status(service: Service, conn: PooledConnection, grant: Grant, reques
     if grant.scope != "PLATFORM":
         return status
     return msgspec.structs.replace(status, requests_by_key=dict(service.gate.tries.requests))
+
+
+def _live(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    """`GET /v1/live`: rows as they change. The connection that admits the key is given back before it listens."""
+
+    async def endpoint(request: Request) -> Response:
+        web.check_accept(request, "text/event-stream")
+        return web.Streamed(lambda begin, piece: _listen(service, request, (begin, piece)))
+
+    return endpoint
+
+
+async def _listen(service: Service, request: Request, answer: tuple[web.Begin, web.Piece]) -> None:
+    begin, piece = answer
+    async with admitted(service.gate, request, "metrics:read") as (_, grant):
+        scope, ids = read_live_query(_read_pairs(request))
+        visible = access.see(grant, scope, ids, parameter="scopeId")
+    if service.feed is None:
+        raise RequestError("this process sends no live events", status=503, code="unavailable")
+    caller = live.Caller(request.state.key_id, grant, request.state.presented)
+    listener = service.feed.join(caller, visible, last_event_id=request.headers.get("last-event-id"))
+    try:
+        await begin(live.HEADERS)
+        async for events in listener.events():
+            async with asyncio.timeout(live.WRITE_LIMIT_S):
+                await piece(events)
+    except TimeoutError:
+        log.warning("live-reader-dropped", key_id=request.state.key_id, limit_s=live.WRITE_LIMIT_S)
+        raise RequestError("the reader took nothing for too long", status=408, code="too-slow") from None
+    finally:
+        service.feed.leave(listener)
 
 
 def _events(service: Service) -> Callable[[Request], Awaitable[Response]]:

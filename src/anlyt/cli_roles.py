@@ -135,8 +135,12 @@ def api(ctx: typer.Context) -> None:
 
     Example: anlyt api
     """
+    import asyncio
+    from datetime import UTC, datetime
+
     from anlyt import postgres, tokens, web
     from anlyt.api import build_app
+    from anlyt.live import Feed
     from anlyt.publishing import Publisher
     from anlyt.telemetry import Telemetry
 
@@ -151,11 +155,20 @@ def api(ctx: typer.Context) -> None:
         )
         publisher = Publisher(nats_url(settings), settings.stream, name="anlyt-api")
         try:
-            async with tokens.trusted(settings) as issuer:
+            telemetry = Telemetry()
+            feed = Feed(settings, telemetry, lambda: datetime.now(UTC))
+            async with tokens.trusted(settings) as issuer, asyncio.TaskGroup() as tasks:
                 served = build_app(
-                    pool=pool, settings=settings, telemetry=Telemetry(), publisher=publisher, issuer=issuer
+                    pool=pool,
+                    settings=settings,
+                    telemetry=telemetry,
+                    publisher=publisher,
+                    issuer=issuer,
+                    feed=feed,
                 )
+                tasks.create_task(feed.run(stop), name="live feed")
                 await web.serve(served, host=settings.http_host, port=settings.http_port, stop=stop)
+                stop.set()
         finally:
             await publisher.close()
             pool.terminate()

@@ -63,6 +63,7 @@ async def admitted(
     with unavailable():
         async with asyncio.timeout(limit_s):
             presented = await _present(gate, request, credential)
+            request.state.presented = presented
             async with gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn:
                 grant = await _admit(gate, conn, request, presented)
                 if permission is not None:

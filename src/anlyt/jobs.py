@@ -19,6 +19,7 @@ import structlog
 from msgspec import Struct
 
 from anlyt import archive as archive_module
+from anlyt import store
 from anlyt.clickhouse import TABLES as ARCHIVE_TABLES
 from anlyt.clickhouse import ClickHouse
 from anlyt.crash import CrashPoints  # noqa: TC001 - the same
@@ -48,6 +49,7 @@ HOURLY_RETENTION: Final = timedelta(microseconds=HOT_RETENTION_US)
 DAILY_RETENTION: Final = timedelta(days=365)
 HOURLY_TABLES: Final = tuple(table for table in ARCHIVE_TABLES if table.bucket == "hour_bucket")
 DAILY_TABLES: Final = tuple(table for table in ARCHIVE_TABLES if table.bucket == "day_bucket")
+CHANGES_RETENTION: Final = timedelta(minutes=30)  # a multiple of how far back live readers may resume
 STEP_LOCK_TIMEOUT_S: Final = 5.0  # a step waits for old transactions this long; nobody waits behind it
 STEP_ATTEMPTS_MAX: Final = 5
 STEP_RETRY_S: Final = 1.0
@@ -72,6 +74,8 @@ async def percentiles(conn: Connection[Record], means: Means) -> dict[str, int]:
             hours = [row["hour_bucket"] for row in rows], [row["operator_id"] for row in rows]
             await conn.execute(sql("jobs/lock_operator_hours"), *hours)
             written = await conn.fetch(sql("jobs/write_percentiles"), *hours)
+            await conn.execute(sql("jobs/merge_days"), *hours)
+            await store.add_changed_hours(conn, {int(row["hour_bucket"].timestamp()) for row in written})
             means.crash.reach("job-percentiles-written")
         means.crash.reach("job-percentiles-committed")
         taken = rows[0]["segments"] if rows else 0
@@ -95,6 +99,7 @@ async def purge(conn: Connection[Record], means: Means) -> dict[str, int]:
 
     return {
         "events_purged": await _purge_events(conn, committed),
+        "changes_purged": await _delete(conn, sql("jobs/purge_changed_hours"), CHANGES_RETENTION, committed=committed),
         "seconds_purged": await _delete(conn, sql("jobs/purge_second_counts"), committed=committed),
     }
 
@@ -139,6 +144,7 @@ async def retention(conn: Connection[Record], means: Means) -> dict[str, int]:
     days_until = midnight(counted_through - DAILY_RETENTION)
     days_until = await _confirm(conn, means, DAILY_TABLES, days_until)
     days = await _delete(conn, sql("jobs/delete_metrics_daily"), days_until, committed=committed)
+    days += await _delete(conn, sql("jobs/delete_latency_days"), days_until, committed=committed)
     days += await _delete(conn, sql("jobs/delete_account_usage_daily"), days_until, committed=committed)
     return {"partitions_dropped": dropped, "days_deleted": days}
 

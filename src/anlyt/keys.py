@@ -17,6 +17,8 @@ from anlyt.errors import UsageError
 from anlyt.postgres import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asyncpg import Connection, Record
     from asyncpg.pool import PoolConnectionProxy
 
@@ -72,6 +74,20 @@ async def revoke_key(conn: AnyConnection, key_id: str) -> datetime:
     if revoked_at is None:
         raise UsageError(f"there is no key {key_id!r}; anlyt keys list shows them all")
     return revoked_at
+
+
+async def find_grants(
+    conn: AnyConnection, presented: Iterable[PresentedKey], *, now: datetime
+) -> dict[PresentedKey, Grant]:
+    """The Grants of those of several presented keys that are valid."""
+    asked = {key.key_id: key for key in presented}
+    grants: dict[PresentedKey, Grant] = {}
+    for record in await conn.fetch(sql("access/find_keys"), list(asked)):
+        key_id, *columns = record.values()
+        grant = admit(asked[key_id], StoredKey(*columns), now)
+        if grant is not None:
+            grants[asked[key_id]] = grant
+    return grants
 
 
 async def find_grant(conn: AnyConnection, presented: PresentedKey, *, now: datetime) -> Grant | None:

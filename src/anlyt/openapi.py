@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from anlyt import asyncapi, desk, document, intake, reports, summaries
+from anlyt import asyncapi, desk, document, intake, live, reports, summaries
 from anlyt.names import NameList
-from anlyt.queries import LETTERS_PARAMETERS, PARAMETERS, REPORTS, SUMMARY_PARAMETERS, ReportName, parameter_names
+from anlyt.queries import (
+    LETTERS_PARAMETERS,
+    LIVE_PARAMETERS,
+    PARAMETERS,
+    REPORTS,
+    SUMMARY_PARAMETERS,
+    ReportName,
+    parameter_names,
+)
 from anlyt.schemas import schema_of
 from anlyt.session import Session, SignIn
 
@@ -85,10 +93,34 @@ def describe_summary() -> dict[str, Any]:
     return described | {"responses": {200: answer, **described["responses"]}}
 
 
+def describe_live() -> dict[str, Any]:
+    """`GET /v1/live`."""
+    described = _describe("listen", "Rows of the hourly tables as they change, as server-sent events.", LIVE_PARAMETERS)
+    described["openapi_extra"]["parameters"].append(
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "required": False,
+            "description": "The last id that was received: what changed since then is sent first.",
+            "schema": {"type": "string"},
+        }
+    )
+    kinds = {
+        "hourly": schema_of(reports.ROWS["hourly"]),
+        "operators": schema_of(reports.ROWS["operators"]),
+        "progress": schema_of(live.Progress),
+        "reset": schema_of(live.Notice),
+        "end": schema_of(live.Notice),
+    }
+    meaning = "Events `hourly` and `operators` (a row), `progress` (with the id), `reset` and `end`; comments between."
+    content = {"text/event-stream": {"schema": {"type": "string"}, "x-event-data": kinds}}
+    return described | {"responses": {200: {"description": meaning, "content": content}, **described["responses"]}}
+
+
 def describe_letters() -> dict[str, Any]:
     """`GET /v1/dead-letters`."""
     meaning = "Events that could not be counted, the newest first."
-    return _describe_desk("listDeadLetters", meaning, desk.ListedPage, parameters=list(LETTERS_PARAMETERS))
+    return _describe_desk("listDeadLetters", meaning, desk.ListedPage, parameters=LETTERS_PARAMETERS)
 
 
 def describe_letter() -> dict[str, Any]:
@@ -225,7 +257,7 @@ def _page_of(name: ReportName) -> dict[str, Any]:
     return {"title": f"{name.title()}Page", "type": "object", "required": list(parts), "properties": parts}
 
 
-def _describe(operation_id: str, summary: str, parameters: list[str]) -> dict[str, Any]:
+def _describe(operation_id: str, summary: str, parameters: Sequence[str]) -> dict[str, Any]:
     extra: dict[str, Any] = {"security": _SECURITY}
     if parameters:
         extra["parameters"] = [_parameter(name) for name in parameters]

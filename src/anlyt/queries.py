@@ -151,6 +151,7 @@ SUMMARY_PARAMETERS: Final = (
     "limit",
     "compare",
 )
+LIVE_PARAMETERS: Final = ("scope", "scopeId")
 LETTERS_PARAMETERS: Final = ("reason", "state", "limit", "cursor")
 SUMMARY_DEFAULT: Final = timedelta(hours=24)
 SUMMARY_MAX: Final = timedelta(days=366)
@@ -307,6 +308,13 @@ def read_letters_query(pairs: Sequence[tuple[str, str]]) -> LettersQuery:
         limit=_read_limit(given.get("limit", [str(LIMIT_DEFAULT)])[0]),
         cursor=given["cursor"][0] if "cursor" in given else None,
     )
+
+
+def read_live_query(pairs: Sequence[tuple[str, str]]) -> tuple[Scope | None, tuple[str, ...] | None]:
+    """The scope and the ids a live reader asks for, None for any. Raises RequestError 422."""
+    given = _collect(pairs, LIVE_PARAMETERS)
+    scope: Scope | None = _read_choice("scope", given, SCOPES) if "scope" in given else None
+    return scope, _read_ids("scopeId", given.get("scopeId"), scope)
 
 
 def _read_choice(parameter: str, given: Mapping[str, list[str]], choices: tuple[Choice, ...]) -> Choice:

@@ -106,7 +106,7 @@ async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings
     more = len(records) > query.limit
     records = records[: query.limit]
     return Page(
-        data=[_make_row(query.name, record, fresh, settings.max_message_age) for record in records],
+        data=[make_row(query.name, record, fresh, settings.max_message_age) for record in records],
         next=write_cursor(query, _key(query, records[-1])) if more else None,
         meta=Meta(
             as_of=fresh.as_of,
@@ -136,7 +136,7 @@ async def stream_rows(
         name, values = _statement(visible, query, limit=None)
         cursor = await conn.cursor(sql(name), *values)
         while records := await cursor.fetch(ROWS_AT_ONCE):
-            yield fresh, [_make_row(query.name, record, fresh, settings.max_message_age) for record in records]
+            yield fresh, [make_row(query.name, record, fresh, settings.max_message_age) for record in records]
 
 
 async def _read_records(conn: AnyConnection, visible: Visible, query: Query) -> list[Record]:
@@ -173,7 +173,8 @@ def _key(query: Query, record: Record) -> Key:
     return Key(record[0], query.report.scope, record[1])
 
 
-def _make_row(name: ReportName, record: Record, fresh: Freshness, max_message_age: timedelta) -> Struct:
+def make_row(name: ReportName, record: Record, fresh: Freshness, max_message_age: timedelta) -> Struct:
+    """A record of a table, whose first column is its bucket, as the row that is answered."""
     total, delivered, failed, latency_sum, samples = (record.get(column, 0) for column in _DIVIDED[name])
     end = record[0] + REPORTS[name].bucket
     return ROWS[name](

@@ -185,6 +185,27 @@ class LatencyHistograms(Struct, frozen=True):
     sample_counts: tuple[int, ...]
 
 
+class LatencyDays(Struct, frozen=True):
+    """The same by the day: segment 0 of its hours added up, by the percentile job whenever one of them changes."""
+
+    day_bucket: datetime
+    operator_id: str
+    buckets: tuple[int, ...]
+    sample_counts: tuple[int, ...]
+
+
+class ChangedHours(Struct, frozen=True):
+    """Hours whose rows a transaction changed, kept for half an hour.
+
+    They tell live readers where to look; the rows themselves tell by their xmin whether they are among the changed
+    ones.
+    """
+
+    changed_by: int
+    hour_bucket: datetime
+    changed_at: datetime
+
+
 class DeadLetters(Struct, frozen=True):
     """Everything that could not be counted, whole.
 

@@ -206,7 +206,14 @@ async def add(conn: Connection, events: Sequence[Event], crash: CrashPoints) -> 
     crash.reach("after-hourly")
     await _add_daily(conn, deltas, peaks)
     crash.reach("after-daily")
+    await add_changed_hours(conn, {key.bucket // SECOND_US for key in deltas.hourly})
     return late
+
+
+async def add_changed_hours(conn: Connection, hours: Iterable[int]) -> None:
+    """Tell live readers which hours (seconds since 1970 UTC) this transaction changes."""
+    if found := sorted(hours):
+        await conn.execute(sql("ingest/add_changed_hours"), found)
 
 
 async def _advance(conn: Connection, position: Position, batch: Batch) -> Position:

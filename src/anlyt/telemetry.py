@@ -79,6 +79,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "anlyt_http_requests_total": Metric("counter", ("route", "status"), "HTTP requests answered."),
     "anlyt_http_request_seconds": Metric("histogram", ("route",), "Time to answer an HTTP request.", _HTTP_BUCKETS_S),
+    "anlyt_live_listeners": Metric("gauge", (), "Readers of /v1/live in this process."),
     "anlyt_job_runs_total": Metric("counter", ("job", "outcome"), "Runs of the periodic jobs: ok or failed."),
     "anlyt_job_last_success_timestamp_seconds": Metric(
         "gauge", ("job",), "When a job last ended well, on whichever machine: read from PostgreSQL by the API."
@@ -97,6 +98,8 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "http-answered": "One request: method, route, status, seconds, and the public id of the key.",
     "letters-retried": "Platform staff retried dead letters over HTTP: which key, what became of them.",
     "letters-discarded": "Platform staff discarded dead letters over HTTP: which key, how many.",
+    "live-waits": "Live readers hear nothing new: what changed cannot be read at the moment; tried again soon.",
+    "live-reader-dropped": "A live reader did not take what was sent within 30 s; it may connect again.",
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
     "token-keys-read": "The token issuer's keys were fetched; their ids.",
     "token-keys-unavailable": "The token issuer's keys could not be fetched; the last good ones serve for a day.",
@@ -180,6 +183,7 @@ class Telemetry:
         self._late = self._counter("anlyt_late_second_counts_total")
         self._requests = self._counter("anlyt_http_requests_total")
         self._request_seconds = self._histogram("anlyt_http_request_seconds")
+        self._live_listeners = self._gauge("anlyt_live_listeners")
         self._job_runs = self._counter("anlyt_job_runs_total")
         self._job_success = self._gauge("anlyt_job_last_success_timestamp_seconds")
         self._job_seconds = self._gauge("anlyt_job_last_run_seconds")
@@ -216,6 +220,10 @@ class Telemetry:
         """An HTTP request was answered. `route` is the route's pattern, never the path that was asked for."""
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def listening(self, readers: int) -> None:
+        """So many live readers are connected."""
+        self._live_listeners.set(readers)
 
     def job_ran(self, job: str, outcome: Literal["ok", "failed"]) -> None:
         """A periodic job ended."""

@@ -67,6 +67,7 @@ class Bearer(Struct, frozen=True):
 
     caller: str
     grant: Grant
+    expires_s: float  # since 1970, with LEEWAY_S
 
 
 class _Header(Struct, frozen=True):
@@ -120,7 +121,7 @@ def judge(presented: PresentedToken, key: jwt.PyJWK, *, issuer: str, audience: s
     if claims.iss != issuer or audience not in audiences or not current or not begun:
         return None
     grant = make_token_grant(claims.anlyt_scope, claims.anlyt_ids, claims.scope)
-    return None if grant is None else Bearer(_caller(claims, grant), grant)
+    return None if grant is None else Bearer(_caller(claims, grant), grant, claims.exp + LEEWAY_S)
 
 
 def _caller(claims: _Claims, grant: Grant) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import resource
 import secrets
 import socket
 import time
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 QUERY_BYTES_MAX: Final = 8_192  # of the part of an address behind the question mark
 HEADERS_BYTES_MAX: Final = 16_384
 HEAD_BYTES_MAX: Final = 32_768  # of a request's line and headers while they arrive
-CONNECTIONS_MAX: Final = 1_000
+CONNECTIONS_MAX: Final = 8_000  # most of them idle: live readers
+OPEN_FILES_SPARE: Final = 256  # what a process opens besides connections
+SEND_LIMIT_MS: Final = 600_000  # for a peer to take what is sent; then the system ends the connection
 BACKLOG_MAX: Final = 512
 KEEP_ALIVE_S: Final = 30
 STOP_LIMIT_S: Final = 10
@@ -234,12 +237,12 @@ EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], C
 }
 
 
-def check_accept(request: Request) -> None:
-    """Raise a 406 for a caller that would take no JSON."""
+def check_accept(request: Request, media_type: str = "application/json") -> None:
+    """Raise a 406 for a caller that would not take what the route answers in."""
     accepted = ",".join(request.headers.getlist("accept"))
     ranges = {part.partition(";")[0].strip().lower() for part in accepted.split(",")} - {""}
-    if ranges and ranges.isdisjoint({"*/*", "application/*", "application/json"}):
-        raise RequestError("this route answers in application/json only", status=406, code="not-acceptable")
+    if ranges and ranges.isdisjoint({"*/*", media_type, f"{media_type.partition('/')[0]}/*"}):
+        raise RequestError(f"this route answers in {media_type} only", status=406, code="not-acceptable")
 
 
 def check_body_headers(request: Request, media_types: Sequence[str]) -> None:
@@ -382,6 +385,7 @@ async def serve(
 
     Raises ConfigurationError when the address cannot be listened on.
     """
+    _allow_open_files(CONNECTIONS_MAX + OPEN_FILES_SPARE)
     listener = _listen(host, port)
     url = _url_of(listener)
     config = uvicorn.Config(
@@ -410,6 +414,14 @@ async def serve(
     log.info("api-stopped", url=url)
 
 
+def _allow_open_files(number: int) -> None:
+    """Raise this process's own limit as far as it may: each connection is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -420,6 +432,8 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_LIMIT_MS)
         listener.bind(address)
         listener.listen(BACKLOG_MAX)
     except OSError as error:

@@ -134,6 +134,24 @@ CREATE TABLE anlyt.latency_histograms (
 CREATE INDEX ix_anlyt_latency_unmerged ON anlyt.latency_histograms (hour_bucket, operator_id) WHERE segment > 0;
 CREATE SEQUENCE anlyt.latency_segments AS BIGINT;
 
+-- The same by the day: segment 0 of its hours added up, by the percentile job whenever one of them changes.
+CREATE TABLE anlyt.latency_days (
+    day_bucket TIMESTAMPTZ NOT NULL,
+    operator_id UUID NOT NULL,
+    buckets SMALLINT[] NOT NULL,
+    sample_counts BIGINT[] NOT NULL,
+    PRIMARY KEY (day_bucket, operator_id)
+);
+
+-- Hours whose rows a transaction changed, kept for half an hour. They tell live readers where to look; the rows
+-- themselves tell by their xmin whether they are among the changed ones.
+CREATE TABLE anlyt.changed_hours (
+    changed_by XID8 NOT NULL DEFAULT pg_current_xact_id(),
+    hour_bucket TIMESTAMPTZ NOT NULL,
+    changed_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (changed_by, hour_bucket)
+);
+
 -- Everything that could not be counted, whole. Identified by stream, sequence and index; published_at tells apart two
 -- messages that got the same sequence because the stream was recreated or restored. A letter is never deleted: what it
 -- was and what became of it stay.
@@ -240,6 +258,9 @@ CREATE TABLE anlyt.api_keys (
 ALTER TABLE anlyt.processed_events SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.1
 );
+ALTER TABLE anlyt.changed_hours SET (
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.1
+);
 ALTER TABLE anlyt.second_counts SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 -- Rows are updated in place again and again: leave room for HOT updates.
 ALTER TABLE anlyt.metrics_daily SET (fillfactor = 70);
@@ -285,6 +306,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE
     ELSE (((bucket & 63) + 64) << ((bucket >> 6) - 1)) + ((1 << ((bucket >> 6) - 1)) >> 1)
 END;
 
+-- Whether a row, by its xmin, was written by a transaction that `since` does not see. `latest` is the end of the present
+-- snapshot: of all ids of 64 bits that end like xmin, the newest one that can be in it. Not for rows that a savepoint
+-- wrote (a snapshot does not know its id); the statements that write roll-ups use none.
+CREATE FUNCTION anlyt.written_since(row_xmin XID, since PG_SNAPSHOT, latest XID8) RETURNS BOOLEAN
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN NOT pg_visible_in_snapshot(
+    (latest::TEXT::BIGINT - ((latest::TEXT::BIGINT - row_xmin::TEXT::BIGINT) & 4294967295))::TEXT::XID8, since
+);
+
 -- ------------------------------------------------------------------------------------------------------------------
 -- 4. Rights: the owner writes, anlyt_reader reads the roll-ups, nobody else sees anything. The API reads as anlyt_staff
 --    for the platform and as anlyt_tenant for everybody else, who sees the rows of its own ids and no others.
@@ -298,7 +327,7 @@ GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_perfor
     TO anlyt_reader;
 GRANT USAGE ON SCHEMA anlyt TO anlyt_staff, anlyt_tenant;
 GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_performance, anlyt.account_usage_daily,
-    anlyt.latency_histograms TO anlyt_staff, anlyt_tenant;
+    anlyt.latency_histograms, anlyt.latency_days TO anlyt_staff, anlyt_tenant;
 GRANT SELECT (stream, complete_through) ON anlyt.stream_positions TO anlyt_tenant;
 GRANT SELECT ON anlyt.stream_positions, anlyt.ingest_totals, anlyt.backfills, anlyt.job_runs TO anlyt_staff;
 GRANT SELECT (stream, reason, recorded_at, resolution, retry_reason) ON anlyt.dead_letters TO anlyt_staff;
@@ -308,12 +337,14 @@ ALTER TABLE anlyt.metrics_daily ENABLE ROW LEVEL SECURITY;
 ALTER TABLE anlyt.operator_performance ENABLE ROW LEVEL SECURITY;
 ALTER TABLE anlyt.account_usage_daily ENABLE ROW LEVEL SECURITY;
 ALTER TABLE anlyt.latency_histograms ENABLE ROW LEVEL SECURITY;
+ALTER TABLE anlyt.latency_days ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY everything ON anlyt.metrics_hourly FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.metrics_daily FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.operator_performance FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.account_usage_daily FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.latency_histograms FOR SELECT TO anlyt_staff USING (TRUE);
+CREATE POLICY everything ON anlyt.latency_days FOR SELECT TO anlyt_staff USING (TRUE);
 
 -- A tenant's scope and ids are settings of its transaction (read/see_as); without them nothing is visible. They
 -- stand in sub-selects, so that they are read once a statement and not once a row.
@@ -334,6 +365,10 @@ CREATE POLICY own ON anlyt.account_usage_daily FOR SELECT TO anlyt_tenant USING 
     AND account_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
 );
 CREATE POLICY own ON anlyt.latency_histograms FOR SELECT TO anlyt_tenant USING (
+    (SELECT current_setting('anlyt.scope', TRUE)) = 'OPERATOR'
+    AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
+);
+CREATE POLICY own ON anlyt.latency_days FOR SELECT TO anlyt_tenant USING (
     (SELECT current_setting('anlyt.scope', TRUE)) = 'OPERATOR'
     AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
 );

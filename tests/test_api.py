@@ -533,13 +533,20 @@ def test_the_metrics_tell_what_the_database_knows_of_all_processes_and_no_more_w
                 " VALUES ('T', 0, 7, 2, 1), ('T', 1, 3, 0, 0), ('OTHER', 0, 100, 0, 0)"
             )
             await conn.execute("SELECT anlyt.ensure_partition('metrics_hourly', now())")
-            told = (await client.get("/metrics")).text
+            staff = await key_for(conn, "PLATFORM")
+            told = (await client.get("/metrics", headers=staff)).text
+            without_key = (await client.get("/metrics")).text
             await conn.execute("ALTER TABLE anlyt.ingest_totals RENAME TO ingest_totals_away")
-            after = await client.get("/metrics")
+            after = await client.get("/metrics", headers=staff)
+            tenant = await client.get("/metrics", headers=await key_for(conn, "ACCOUNT", OWN["ACCOUNT"]))
+            nobody = await client.get("/metrics", headers={"X-API-Key": access.new_key().key})
 
             assert 'anlyt_recorded_events{outcome="counted"} 10.0' in told
             assert 'anlyt_recorded_events{outcome="duplicate"} 2.0' in told
             assert 'anlyt_partition_runway_seconds{table="metrics_hourly"}' in told
+            assert 'anlyt_partition_runway_seconds{table="metrics_hourly"}' in without_key
+            assert "anlyt_recorded_events{" not in without_key
+            assert (tenant.status_code, nobody.status_code) == (403, 401)
             assert after.status_code == 200
             assert "anlyt_recorded_events{" not in after.text
 

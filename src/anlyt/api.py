@@ -27,7 +27,7 @@ from anlyt.assets import load_assets
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
-from anlyt.gate import Gate, admitted
+from anlyt.gate import Gate, admitted, carries_credentials
 from anlyt.names import Names
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
@@ -362,35 +362,49 @@ def _readyz(service: Service) -> Callable[[], Awaitable[Response]]:
     return readyz
 
 
-def _metrics(service: Service) -> Callable[[], Awaitable[Response]]:
-    """This process's metrics, and those that PostgreSQL knows for all, read at most every METRICS_AGE_S."""
-    read_at_s = -math.inf
+def _metrics(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    """This process's metrics, and those that PostgreSQL knows for all, read at most every METRICS_AGE_S.
 
-    async def metrics() -> Response:
-        nonlocal read_at_s
+    How many events there were is for platform staff; how the service is may be seen without a key.
+    """
+    read_at_s = -math.inf
+    totals = reports.NO_TOTALS
+
+    async def metrics(request: Request) -> Response:
+        nonlocal read_at_s, totals
+        staff = carries_credentials(request) and await _is_staff(service, request)
         now_s = time.monotonic()
         if now_s - read_at_s >= METRICS_AGE_S:
             read_at_s = now_s
-            await _record(service)
+            totals = await _read_totals(service)
+        service.telemetry.recorded(
+            complete_through_s=totals.complete_through_s,
+            runways_s=totals.runways_s,
+            events=totals.events if staff else {},
+            jobs=totals.jobs,
+        )
         return Response(service.telemetry.render(), headers={"content-type": METRICS_CONTENT_TYPE})
 
     return metrics
 
 
-async def _record(service: Service) -> None:
+async def _is_staff(service: Service, request: Request) -> bool:
+    """Whether a request comes from platform staff; not, as long as the database cannot tell. Raises the 401 and 403."""
+    try:
+        async with admitted(service.gate, request, "metrics:read") as (_, grant):
+            access.require_staff(grant)
+    except DatabaseUnavailable:
+        return False
+    return True
+
+
+async def _read_totals(service: Service) -> reports.Totals:
     try:
         with unavailable():
             async with asyncio.timeout(READY_LIMIT_S), service.gate.pool.acquire(timeout=READY_LIMIT_S) as conn:
-                totals = await reports.read_totals(conn, settings=service.settings)
+                return await reports.read_totals(conn, settings=service.settings)
     except (DatabaseUnavailable, PostgresError):  # no database, or no schema: those metrics are absent
-        service.telemetry.recorded(complete_through_s=None, runways_s={}, events={}, jobs={})
-        return
-    service.telemetry.recorded(
-        complete_through_s=totals.complete_through_s,
-        runways_s=totals.runways_s,
-        events=totals.events,
-        jobs=totals.jobs,
-    )
+        return reports.NO_TOTALS
 
 
 def _document(document: object) -> Callable[[], Awaitable[Response]]:

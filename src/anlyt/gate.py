@@ -126,6 +126,11 @@ def _read_credentials(gate: Gate, request: Request) -> str:
     return text.strip()
 
 
+def carries_credentials(request: Request) -> bool:
+    """Whether a request says in a header who it comes from. Whether that is true only `admitted` tells."""
+    return "authorization" in request.headers or "x-api-key" in request.headers
+
+
 def _invalid(gate: Gate, request: Request) -> RequestError:
     """The one answer to every key and token that is not valid, and a note of the failure."""
     gate.tries.failed(_address(request), time.monotonic())

@@ -237,7 +237,10 @@ def describe_readiness() -> dict[str, Any]:
 def describe_metrics() -> dict[str, Any]:
     """`GET /metrics`."""
     text = {"schema": {"type": "string"}, "example": "anlyt_complete_through_timestamp_seconds 1776511204.75\n"}
-    answer = {"description": "All metrics of this process.", "content": {"text/plain": text}}
+    answer = {
+        "description": "Metrics of this process; with a platform key also how many events there were in all.",
+        "content": {"text/plain": text},
+    }
     meaning = "Metrics in Prometheus' text format."
     return {"operation_id": "getMetrics", "summary": meaning, "responses": {200: answer}}
 

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from anlyt import access, web
 from anlyt.assets import ASSETS_PATH, Assets, answer_asset, answer_page
 from anlyt.errors import RequestError
-from anlyt.gate import Gate, admitted
+from anlyt.gate import Gate, admitted, carries_credentials
 from anlyt.queries import refuse_parameters
 from anlyt.session import (
     SESSION_BODY_BYTES_MAX,
@@ -80,7 +80,7 @@ def who(gate: Gate) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         async with admitted(gate, request, None) as (_, grant):
-            found = None if _has_key(request) else read_session(request, now=gate.clock())
+            found = None if carries_credentials(request) else read_session(request, now=gate.clock())
         return web.json_answer(_session(grant, found and found[1]))
 
     return endpoint
@@ -119,7 +119,3 @@ def _read_key(body: bytes) -> str:
 
 def _session(grant: access.Grant, expires_at: datetime | None) -> Session:
     return Session(grant.scope, sorted(grant.scope_ids), sorted(grant.permissions), expires_at)
-
-
-def _has_key(request: Request) -> bool:
-    return "authorization" in request.headers or "x-api-key" in request.headers

@@ -288,6 +288,9 @@ class Totals(Struct, frozen=True):
     jobs: dict[str, JobRun]  # by name
 
 
+NO_TOTALS: Final = Totals(None, {}, {}, {})
+
+
 async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
     """The state of the service in numbers that belong to nobody, for monitoring."""
     async with snapshot(conn, STAFF):

@@ -68,7 +68,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "anlyt_recorded_events": Metric(
         "gauge",
         ("outcome",),
-        "Events since the beginning by what became of them, whichever worker it was: read from PostgreSQL by the API.",
+        "Events since the beginning by what became of them, whichever worker it was: read from PostgreSQL by the API, "
+        "for platform keys only.",
     ),
     "anlyt_retries_total": Metric("counter", ("cause",), "Times work was given up and started again, by its cause."),
     "anlyt_lost_messages_total": Metric(

@@ -26,6 +26,7 @@ GRANT USAGE ON SCHEMA anlyt TO anlyt_staff, anlyt_tenant;
 GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_performance, anlyt.account_usage_daily,
     anlyt.latency_histograms TO anlyt_staff, anlyt_tenant;
 GRANT SELECT (stream, complete_through) ON anlyt.stream_positions TO anlyt_tenant;
+GRANT SELECT ON anlyt.archive_borders TO anlyt_staff, anlyt_tenant;
 GRANT SELECT ON anlyt.stream_positions, anlyt.ingest_totals, anlyt.backfills, anlyt.job_runs TO anlyt_staff;
 GRANT SELECT (stream, reason, recorded_at, resolution, retry_reason) ON anlyt.dead_letters TO anlyt_staff;
 

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/anlyt"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "examples/README.md",
+    ROOT / "deploy/README.md",
+]
 NO_METRICS = {"anlyt_reader", "anlyt_staff", "anlyt_tenant", "anlyt_session", "anlyt_scope", "anlyt_ids"}
 WHOLE_BODY = b"[" + b",".join([b"1"] * (BATCH_BODY_EVENTS_MAX + 1)) + b"]"
 
@@ -82,7 +87,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)):
@@ -112,7 +117,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 # -------------------------------------------------------------------------------------------------- settings, commands
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
 
@@ -144,7 +149,7 @@ def find_command(words: list[str]) -> tuple[list[str], list[str]]:
     return path, sorted(options)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_that_is_named_exists_with_its_options(page: Path) -> None:
     for words in commands(text_of(page)):
         _, options = find_command(words)
@@ -161,7 +166,7 @@ def test_the_help_of_every_command_that_is_named_is_shown(capsys: pytest.Capture
         assert "Usage: anlyt" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     words = [*spans(text_of(page)), *(line for block in blocks(text_of(page), "sh") for line in block.splitlines())]
@@ -198,7 +203,7 @@ def test_the_reference_has_every_metric_and_every_log_event() -> None:
     assert named([row[0] for row in table(page, "event")]) == list(LOG_EVENTS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_metric_that_is_named_exists(page: Path) -> None:
     found = {span for span in spans(text_of(page)) if re.fullmatch(r"anlyt_[a-z_]+", span)}
 
@@ -335,7 +340,7 @@ def test_the_sentence_of_a_dead_letter_is_the_one_that_is_shown(reason: str) -> 
 # ------------------------------------------------------------------------------------------------------------ examples
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_python_example_compiles(page: Path) -> None:
     for block in blocks(text_of(page), "python"):
         compile(block, str(page), "exec")

@@ -43,7 +43,7 @@ def served(settings: Settings) -> Iterator[dict[str, str]]:
         assert process.stderr is not None
         try:
             run(wait_until(lambda: "api-listening" in process.stderr.readline(), 30))
-            yield env | {"ANLYT_URL": url, "ANLYT_KEY": key}
+            yield env | {"API_URL": url, "API_KEY": key}
         finally:
             process.terminate()
             process.communicate(timeout=20)
@@ -51,14 +51,14 @@ def served(settings: Settings) -> Iterator[dict[str, str]]:
 
 def play(command: list[str], env: dict[str, str], cwd: Path = ROOT) -> list[str]:
     """Run a program to its end; its lines."""
-    kept = {name: env[name] for name in ("PATH", "HOME", "ANLYT_URL", "ANLYT_KEY", "ANLYT_NATS_URL") if name in env}
+    kept = {name: env[name] for name in ("PATH", "HOME", "API_URL", "API_KEY", "ANLYT_NATS_URL") if name in env}
     done = subprocess.run(command, env=kept, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
 def commands_of(env: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in {"ANLYT_URL", "ANLYT_KEY"}}
+    return {name: value for name, value in env.items() if name not in {"API_URL", "API_KEY"}}
 
 
 def platform_total(env: dict[str, str]) -> int:

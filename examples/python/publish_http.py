@@ -43,10 +43,10 @@ def submitted(segments: int) -> dict[str, object]:
 def send(events: list[dict[str, object]]) -> list[dict[str, str]]:
     """The fate of each event. Raises HTTPError, whose body is problem+json with a sentence in `detail`."""
     request = urllib.request.Request(
-        os.environ["ANLYT_URL"] + "/v1/events",
+        os.environ["API_URL"] + "/v1/events",
         data=json.dumps(events).encode(),
         headers={
-            "Authorization": f"Bearer {os.environ['ANLYT_KEY']}",
+            "Authorization": f"Bearer {os.environ['API_KEY']}",
             "Content-Type": "application/cloudevents-batch+json",
         },
     )

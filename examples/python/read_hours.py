@@ -38,8 +38,8 @@ def read(path: str, **parameters: str) -> Iterator[dict]:
 def get(path: str, parameters: dict[str, str]) -> dict:
     """One page."""
     request = urllib.request.Request(
-        f"{os.environ['ANLYT_URL']}{path}?{urllib.parse.urlencode(parameters)}",
-        headers={"Authorization": f"Bearer {os.environ['ANLYT_KEY']}"},
+        f"{os.environ['API_URL']}{path}?{urllib.parse.urlencode(parameters)}",
+        headers={"Authorization": f"Bearer {os.environ['API_KEY']}"},
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)

@@ -20,8 +20,8 @@ PARAMETERS = {
 def main() -> None:
     """One line an operator."""
     request = urllib.request.Request(
-        f"{os.environ['ANLYT_URL']}/v1/summary?{urllib.parse.urlencode(PARAMETERS)}",
-        headers={"Authorization": f"Bearer {os.environ['ANLYT_KEY']}"},
+        f"{os.environ['API_URL']}/v1/summary?{urllib.parse.urlencode(PARAMETERS)}",
+        headers={"Authorization": f"Bearer {os.environ['API_KEY']}"},
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         rows = json.load(response)["data"]

@@ -2,9 +2,9 @@
 // source and id count once.
 import { randomUUID } from "node:crypto";
 
-const url = process.env.ANLYT_URL;
-const key = process.env.ANLYT_KEY;
-if (!url || !key) throw new Error("set ANLYT_URL and ANLYT_KEY");
+const url = process.env.API_URL;
+const key = process.env.API_KEY;
+if (!url || !key) throw new Error("set API_URL and API_KEY");
 
 const ATTEMPTS = 5;
 

@@ -1,8 +1,8 @@
 // Read the platform's days with plain fetch. Counts are 64-bit integers: beyond 2^53 a JSON number loses digits in
 // JavaScript, so they are turned into text before JSON.parse sees them, and into bigint after.
-const url = process.env.ANLYT_URL;
-const key = process.env.ANLYT_KEY;
-if (!url || !key) throw new Error("set ANLYT_URL and ANLYT_KEY");
+const url = process.env.API_URL;
+const key = process.env.API_KEY;
+if (!url || !key) throw new Error("set API_URL and API_KEY");
 
 interface Day {
   dayBucket: string;

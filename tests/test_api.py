@@ -577,6 +577,7 @@ def test_the_description_names_every_route_and_parameter(database_url: str) -> N
                 "/v1/status",
                 "/v1/events",
                 "/v1/live",
+                "/v1/names",
                 "/v1/dead-letters",
                 "/v1/dead-letters/{sequence}/{index}",
                 "/v1/dead-letters/retry",

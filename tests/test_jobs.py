@@ -62,6 +62,16 @@ async def read_segments(conn: Connection) -> list[tuple[int, list[int], list[int
     return [tuple(row) for row in rows]
 
 
+async def check_days(conn: Connection) -> None:
+    """Every day's histogram is the sum of segment 0 of its hours."""
+    merged = """
+        SELECT {} AS day, operator_id, bucket, sum(n)::BIGINT AS samples
+        FROM anlyt.{}, unnest(buckets, sample_counts) AS sample (bucket, n) {} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+    hours = merged.format("date_trunc('day', hour_bucket, 'UTC')", "latency_histograms", "WHERE segment = 0")
+
+    assert await conn.fetch(merged.format("day_bucket", "latency_days", "")) == await conn.fetch(hours)
+
+
 def nearest_rank(samples: list[int]) -> int:
     return sorted(samples)[-(-95 * len(samples) // 100) - 1]
 
@@ -141,6 +151,7 @@ def test_merging_keeps_every_sample_in_one_segment_with_ascending_buckets(databa
 
             buckets = [2, 7, latency_bucket(300), latency_bucket(70_000)]
             assert [(0, buckets, [2, 3, 1, 1])] == await read_segments(conn)
+            await check_days(conn)
 
     run(scenario())
 
@@ -188,6 +199,31 @@ def test_a_backlog_of_segments_is_merged_in_bounded_transactions(
             assert len(samples) == counts["segments_merged"]
             assert after - before >= len(samples) // 7
             assert nearest_rank(samples) == await read_p95(conn)
+            await check_days(conn)
+
+    run(scenario())
+
+
+def test_a_day_is_merged_from_its_hours_again_with_every_late_sample(database_url: str) -> None:
+    rng = random.Random(11)
+    others = [OPERATOR, uuid.UUID("00000000-0000-4000-8000-000000000002")]
+
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await ensure_partitions(conn, [HOUR, HOUR + timedelta(days=1)])
+            for _ in range(12):
+                for _ in range(rng.randrange(6)):
+                    hour = HOUR + timedelta(hours=rng.randrange(-30, 8))
+                    await add_samples(conn, [rng.randrange(500)], hour=hour, operator=rng.choice(others))
+                await jobs.run_job(database_url, "percentiles", NOT_ARMED)
+                await check_days(conn)
+
+            days = (
+                "SELECT count(DISTINCT day_bucket), count(*), sum(n) FROM anlyt.latency_days, unnest(sample_counts) n"
+            )
+            total = await conn.fetchval("SELECT sum(latency_sample_count) FROM anlyt.operator_performance")
+            assert total > 10
+            assert (await conn.fetchrow(days))["sum"] == total
 
     run(scenario())
 
@@ -447,6 +483,7 @@ def test_a_job_killed_at_any_step_loses_nothing_and_the_next_run_finishes(databa
             await conn.execute("SELECT pg_advisory_unlock_all()")
             await jobs.run_job(database_url, job, NOT_ARMED)
             assert await count_runs(conn, job) == [None, "ok"]
+            await check_days(conn)
             if job == "percentiles":
                 [(segment, _, counts)] = await read_segments(conn)
                 assert (segment, sum(counts)) == (0, 300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from anlyt import summaries
+from anlyt import jobs, summaries
 from anlyt.access import Grant, make_grant
+from anlyt.crash import CrashPoints
 from anlyt.errors import RequestError
 from anlyt.periods import cut, find_buckets
 from anlyt.postgres import connect, ensure_partitions, sql
@@ -283,6 +285,48 @@ def test_percentiles_are_those_of_all_samples_together(database_url: str) -> Non
     run(story())
 
 
+@pytest.mark.parametrize("question", ["none", "scopeId", "day", "hour", "month", "Asia/Tokyo day", "one operator"])
+def test_percentiles_over_days_are_those_of_all_their_samples(database_url: str, question: str) -> None:
+    """Whole days come from merged histograms, whatever the job has merged of them so far."""
+    rng = random.Random(question)
+    seen: defaultdict[tuple[datetime, str], list[int]] = defaultdict(list)
+
+    async def more(conn: asyncpg.Connection[Any], first_segment: int) -> None:
+        for segment in range(first_segment, first_segment + 60):
+            place = THIS_HOUR - rng.randrange(9 * 24) * HOUR, rng.choice(OPERATORS)
+            latencies = [rng.randrange(2_000) for _ in range(rng.randrange(1, 9))]
+            seen[place] += latencies
+            await sample(conn, *place, latencies, segment)
+
+    async def story() -> None:
+        async with database(database_url) as conn:
+            await conn.execute("UPDATE anlyt.metrics_hourly SET latency_sample_count = 0")
+            await more(conn, 1)
+            await jobs.run_job(database_url, "percentiles", CrashPoints())
+            await more(conn, 100)
+            await conn.execute("TRUNCATE anlyt.metrics_daily")
+            await conn.execute(_ADD_DAYS)
+            *name, kind = question.split()
+            asked = {"groupBy": kind} | ({"timezone": name[0]} if name else {})
+            if question == "one operator":
+                asked = {"scopeId": OPERATORS[0]}
+            rows = (await ask(conn, scope="OPERATOR", from_="-9d", **asked))["data"]
+
+            assert sum(row["latencySampleCount"] for row in rows) > 100
+            for row in rows:
+                samples = [
+                    latency_value(latency_bucket(latency))
+                    for (hour, operator), latencies in seen.items()
+                    if instant(row["start"]) <= hour < instant(row["end"]) and row["scopeId"] in {None, operator}
+                    for latency in latencies
+                ]
+                for percent in summaries.PERCENTS:
+                    rank = sorted(samples)[-(-percent * len(samples) // 100) - 1] if samples else None
+                    assert row[f"latencyP{percent}Ms"] == rank
+
+    run(story())
+
+
 def test_percentiles_of_samples_that_are_gone_are_null(database_url: str) -> None:
     async def story() -> None:
         async with database(database_url, hours=5) as conn:
@@ -403,12 +447,14 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
                 "INSERT INTO anlyt.latency_histograms SELECT hour_bucket, scope_id::uuid, 0, '{5,9}', '{1,2}'"
                 " FROM anlyt.metrics_hourly WHERE scope = 'OPERATOR'"
             )
+            await conn.execute(
+                "INSERT INTO anlyt.latency_days SELECT day_bucket, scope_id::uuid, '{5,9}', '{24,48}'"
+                " FROM anlyt.metrics_daily WHERE scope = 'OPERATOR'"
+            )
             await conn.execute("ANALYZE")
             span = cut(TODAY - 55 * DAY - 5 * HOUR, TODAY, "none")
             buckets = find_buckets(span, NOW)
             places = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
-            days = cut(TODAY - 55 * DAY, TODAY, "day")
-            times = ([each.start for each in days], [each.end for each in days])
             order, each = ("totalCost", True, 10), False
             account = make_grant("ACCOUNT", ACCOUNTS[:1], ["metrics:read"])
             operator = make_grant("OPERATOR", OPERATORS[:1], ["metrics:read"])
@@ -416,7 +462,7 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
                 await plan(conn, account, "read/sum_spans", *places, "ACCOUNT", ACCOUNTS[:1]),
                 await plan(conn, STAFF, "read/sum_spans", *places, "ACCOUNT", None),
                 await plan(conn, STAFF, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order),
-                await plan(conn, operator, "read/merge_latencies", *times, OPERATORS[:1], each),
+                await plan(conn, operator, "read/merge_latencies", *places, OPERATORS[:1], each),
             ]
 
             plans = [json.loads(text)[0]["Plan"] for text in texts]

@@ -2,7 +2,7 @@
 
 In: a connection, a Grant, a checked SummaryQuery. Out: a Summary, ready to be written as JSON. As in reports.py, scope
 and ids come through access.see (I8) and everything is read from one snapshot. Percentiles are those of the samples: the
-histograms are added up, and where a histogram is gone (hours are kept 90 days) there is none, never a guess.
+histograms are added up, whole days from merged ones, and where a part of them is gone there is none, never a guess.
 """
 
 from __future__ import annotations
@@ -154,21 +154,19 @@ async def _find(
         records = await conn.fetch(sql("read/sum_spans"), *rows, query.scope, ids)
         found = {(record["span"], None): record for record in records}
         groups = len(places)
-    histograms = await _read_histograms(conn, query, ids, each=each)
+    histograms: Mapping[Place, Histogram] = {}
+    if query.scope == "OPERATOR":  # other scopes have none
+        histograms = await _read_histograms(conn, buckets, ids, each=each)
     return {place: (found.get(place), histograms.get(place)) for place in places}, groups
 
 
 async def _read_histograms(
-    conn: AnyConnection, query: SummaryQuery, ids: list[str] | None, *, each: bool
+    conn: AnyConnection, buckets: Buckets, ids: list[str] | None, *, each: bool
 ) -> Mapping[Place, Histogram]:
-    """The latency samples of operators by place; of other scopes there are none."""
-    if query.scope != "OPERATOR":
-        return {}
-    starts, ends = [span.start for span in query.spans], [span.end for span in query.spans]
-    records = await conn.fetch(sql("read/merge_latencies"), starts, ends, ids, each)
-    return {
-        (record["span"] - 1, record["scope_id"]): (record["buckets"], record["sample_counts"]) for record in records
-    }
+    """The latency samples of operators by place."""
+    rows = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
+    records = await conn.fetch(sql("read/merge_latencies"), *rows, ids, each)
+    return {(record["span"], record["scope_id"]): (record["buckets"], record["sample_counts"]) for record in records}
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows

@@ -263,6 +263,11 @@ JOBS: Final = (
 )
 
 
+def jobs_of(*, archived: bool) -> list[Job]:
+    """The jobs of a deployment, with an archive or without."""
+    return [job for job in JOBS if archived or job.work is not archive]
+
+
 def find_job(name: str) -> Job:
     """The job of that name. Raises UsageError that lists the jobs."""
     for job in JOBS:
@@ -303,7 +308,7 @@ async def run_loop(
 ) -> None:
     """Run every job when it is due, until `stop`. A job that fails is recorded, logged and tried again at its time."""
     means = Means(url, crash, clickhouse)
-    jobs = [job for job in JOBS if job.work is not archive or clickhouse is not None]
+    jobs = jobs_of(archived=clickhouse is not None)
     while not stop.is_set():
         due, wait_s = await _find_due(means.url, jobs)
         for job in due:

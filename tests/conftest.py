@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,14 @@ import pytest
 from anlyt import postgres
 from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
 from anlyt.settings import Settings
+from browser import find_chromium, prepare, served
 from support import run, server_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from browser import Site
 
 TEMPLATE = "anlyt_template"
 
@@ -82,6 +86,29 @@ def settings(database_url: str, nats_server: EmbeddedNats, server_dir: Path) -> 
     )
     yield made
     run(_delete_stream(nats_server.url, made.stream))
+
+
+@pytest.fixture(scope="module")
+def site(postgres_server: EmbeddedPostgres, template_database: str, nats_server: EmbeddedNats) -> Iterator[Site]:
+    """The page with the sample in it, in a real browser; one for a module."""
+    executable = find_chromium()
+    word = secrets.token_hex(6)
+    run(_admin(postgres_server, f"CREATE DATABASE p_{word} OWNER anlyt TEMPLATE {template_database}"))
+    made = Settings.model_validate(
+        {
+            "database_url": _address(postgres_server, f"p_{word}"),
+            "nats_url": nats_server.url,
+            "stream": f"P{word}",
+            "subjects": f"p{word}.events.>",
+        }
+    )
+    with server_directory() as directory, asyncio.Runner() as runner:
+        runner.run(prepare(made))
+        whole = served(made, directory, executable, runner)
+        yield runner.run(whole.__aenter__())
+        runner.run(whole.__aexit__(None, None, None))
+    run(_delete_stream(nats_server.url, made.stream))
+    run(_admin(postgres_server, f"DROP DATABASE p_{word} WITH (FORCE)"))
 
 
 def _address(server: EmbeddedPostgres, database: str) -> str:

@@ -27,7 +27,9 @@ STAFF = make_grant("PLATFORM", [], ["metrics:read"])
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "names.json"
-    path.write_text(f'{{"{OPERATOR.upper()}": "Nordtel", "{ACCOUNT}": "=HYPERLINK()"}}')
+    path.write_text(
+        f'{{"operators": {{"{OPERATOR.upper()}": "Nordtel"}}, "accounts": {{"{ACCOUNT}": "=HYPERLINK()"}}}}'
+    )
     return path
 
 
@@ -41,10 +43,12 @@ def test_a_key_gets_the_names_of_what_it_may_see(database_url: str, file: Path) 
                 assert response.status_code == 200
                 return response.json()["data"]
 
-            account, operator = {"id": ACCOUNT, "name": "=HYPERLINK()"}, {"id": OPERATOR, "name": "Nordtel"}
+            account = {"scope": "ACCOUNT", "id": ACCOUNT, "name": "=HYPERLINK()"}
+            operator = {"scope": "OPERATOR", "id": OPERATOR, "name": "Nordtel"}
             assert await names_for("PLATFORM") == [operator, account]
             assert await names_for("OPERATOR", OPERATOR) == [operator]
             assert await names_for("ACCOUNT", ACCOUNT[:-1] + "2") == []
+            assert await names_for("ACCOUNT", OPERATOR) == []  # the same id, but of another kind
             assert (await client.get("/v1/names")).status_code == 401
 
     run(story())
@@ -56,7 +60,7 @@ def test_without_a_file_there_are_no_names() -> None:
 
 def test_a_file_is_read_again_when_it_changes_and_kept_when_it_goes_bad(file: Path) -> None:
     found = Names(file)
-    file.write_text(f'{{"{OPERATOR}": "Nordtel AB"}}')
+    file.write_text(f'{{"operators": {{"{OPERATOR}": "Nordtel AB"}}}}')
     os.utime(file, ns=(1, 1))
     renamed = found.visible(STAFF)
     with capture_logs() as logs:
@@ -74,10 +78,11 @@ def test_a_file_is_read_again_when_it_changes_and_kept_when_it_goes_bad(file: Pa
     ("content", "told"),
     [
         ("{", "must be JSON"),
-        ('{"%s": 1}', "must be JSON"),
-        ('{"x": "Nordtel"}', "UUID"),
-        ('{"%s": " "}', "1 to 100 characters"),
-        ('{"%s": "' + "x" * 101 + '"}', "1 to 100 characters"),
+        ('{"operators": {"%s": 1}}', "must be JSON"),
+        ('{"%s": "Nordtel"}', "must be JSON"),
+        ('{"operators": {"x": "Nordtel"}}', "UUID"),
+        ('{"accounts": {"%s": " "}}', "1 to 100 characters"),
+        ('{"accounts": {"%s": "' + "x" * 101 + '"}}', "1 to 100 characters"),
         (None, "cannot be read"),
     ],
 )
@@ -94,7 +99,7 @@ def test_a_bad_file_is_refused_at_the_start_with_its_name(tmp_path: Path, conten
 def test_the_number_of_names_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "names.json"
     ids = (f"{n:08x}-0000-4000-8000-000000000000" for n in range(names.NAMES_MAX + 1))
-    path.write_text("{" + ",".join(f'"{each}": "n"' for each in ids) + "}")
+    path.write_text('{"accounts": {' + ",".join(f'"{each}": "n"' for each in ids) + "}}")
 
     with pytest.raises(ConfigurationError, match="10001 names, but at most 10000"):
         Names(path)

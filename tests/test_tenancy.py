@@ -130,7 +130,8 @@ async def world(url: str) -> AsyncIterator[World]:
     pool = await asyncpg.create_pool(url, min_size=1, max_size=1, init=listen, server_settings={"TimeZone": "UTC"})
     conn = await connect(url, application="anlyt-tests")
     names = Path(mkdtemp()) / "names.json"
-    names.write_text(json.dumps({i: f"name of {i}" for i in (*OWN.values(), *FOREIGN.values())}), encoding="utf-8")
+    named = {f"{scope.lower()}s": {i: f"name of {i}" for i in (OWN[scope], FOREIGN[scope])} for scope in OWN}
+    names.write_text(json.dumps(named), encoding="utf-8")
     try:
         await fill(conn)
         async with key_server() as server:
@@ -306,7 +307,7 @@ def check_rows(caller: Caller, route: Route, ids: list[str], response: httpx2.Re
     if route.kind == "names":
         ids = [*OWN.values(), *FOREIGN.values()] if caller.scope == "PLATFORM" else [OWN[caller.scope]]
 
-        assert [name["name"] for name in response.json()["data"]] == [f"name of {i}" for i in sorted(ids)]
+        assert sorted(name["name"] for name in response.json()["data"]) == sorted(f"name of {i}" for i in ids)
     if route.kind == "summary" and caller.scope != "PLATFORM":
         assert [row["totalMessages"] for row in response.json()["data"]] == [MINE]
 

@@ -70,7 +70,10 @@ def grants(sample: Story) -> dict[str, Grant]:
 
 def names(sample: Story) -> bytes:
     """The sample's display names, as a file of ANLYT_NAMES_FILE has them."""
-    return msgspec.json.format(msgspec.json.encode(sample.members.names()))
+    members = sample.members
+    kinds = {"operators": members.operators, "accounts": members.accounts}
+    found = {kind: {each.id: each.name for each in group} for kind, group in kinds.items()}
+    return msgspec.json.format(msgspec.json.encode(found))
 
 
 async def load_history(settings: Settings, sample: Story, *, stop: asyncio.Event) -> None:

@@ -7,13 +7,14 @@ none, and readers show ids. Names are for eyes only: nothing is counted, filtere
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from anlyt.access import read_uuid
+from anlyt.access import Scope, read_uuid
 from anlyt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,12 +32,20 @@ log = structlog.get_logger("anlyt.api")
 class Name(Struct, frozen=True):
     """What an operator or account is called."""
 
+    scope: Scope
     id: str
     name: str
 
 
+class NamesFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file holds: names by id."""
+
+    operators: dict[str, str] = {}
+    accounts: dict[str, str] = {}
+
+
 class NameList(Struct, frozen=True):
-    """The answer of `/v1/names`, in the order of the ids."""
+    """The answer of `/v1/names`: operators, then accounts, in the order of their names."""
 
     data: list[Name]
 
@@ -48,13 +57,14 @@ class Names:
         """Read the file. Raises ConfigurationError."""
         self._path = path
         self._seen = _mark(path)
-        self._names = {} if path is None else read_names(path)
+        self._names: list[Name] = [] if path is None else read_names(path)
 
     def visible(self, grant: Grant) -> NameList:
         """The names of the ids that `grant` may see."""
         self._look_again()
-        everything = grant.scope == "PLATFORM"
-        return NameList([Name(i, name) for i, name in self._names.items() if everything or i in grant.scope_ids])
+        if grant.scope == "PLATFORM":
+            return NameList(self._names)
+        return NameList([name for name in self._names if name.scope == grant.scope and name.id in grant.scope_ids])
 
     def _look_again(self) -> None:
         seen = _mark(self._path)
@@ -67,25 +77,31 @@ class Names:
             log.warning("names-unreadable", cause=str(error))
 
 
-def read_names(path: Path) -> dict[str, str]:
-    """Names by id in lower case, in the order of the ids. Raises ConfigurationError that says what is wrong."""
+def read_names(path: Path) -> list[Name]:
+    """The names of a file. Raises ConfigurationError that says what is wrong."""
     try:
         content = path.read_bytes()
+        found = msgspec.json.decode(content, type=NamesFile)
     except OSError as error:
         raise ConfigurationError(f"the file of names {path} cannot be read: {error.strerror}") from None
-    try:
-        found = msgspec.json.decode(content, type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f'the file of names {path} must be JSON like {{"<id>": "name"}}: {error}') from None
-    if len(found) > NAMES_MAX or len(content) > NAMES_BYTES_MAX:
-        raise ConfigurationError(f"the file of names {path} has {len(found)} names, but at most {NAMES_MAX} are read")
-    for key, name in found.items():
+        raise ConfigurationError(
+            f'the file of names {path} must be JSON like {{"operators": {{"<id>": "name"}}, "accounts": {{}}}}: {error}'
+        ) from None
+    number = len(found.operators) + len(found.accounts)
+    if number > NAMES_MAX or len(content) > NAMES_BYTES_MAX:
+        raise ConfigurationError(f"the file of names {path} has {number} names, but at most {NAMES_MAX} are read")
+    return [*_named("OPERATOR", found.operators, path), *_named("ACCOUNT", found.accounts, path)]
+
+
+def _named(scope: Scope, names: dict[str, str], path: Path) -> list[Name]:
+    for key, name in names.items():
         if read_uuid(key) is None or not 1 <= len(name) <= NAME_CHARS_MAX or not re.search(r"\S", name):
             raise ConfigurationError(
                 f"the file of names {path} says {key!r}: {name[:NAME_CHARS_MAX]!r}, but must have a UUID and a name of "
                 f"1 to {NAME_CHARS_MAX} characters"
             )
-    return {key.lower(): name for key, name in sorted(found.items(), key=lambda item: item[0].lower())}
+    return sorted((Name(scope, key.lower(), name) for key, name in names.items()), key=attrgetter("name", "id"))
 
 
 def _mark(path: Path | None) -> tuple[int, int] | None:

@@ -67,7 +67,9 @@ class Settings(BaseModel):
     )
     jwt_issuer: str | None = Field(None, min_length=1, description="the iss that tokens must carry")
     jwt_audience: str | None = Field(None, min_length=1, description="the aud that tokens must carry")
-    names_file: Path | None = Field(None, description='JSON file of display names, {"<id>": "name"}, for the page')
+    names_file: Path | None = Field(
+        None, description="JSON file of display names of operators and accounts, for the page"
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto is console on a terminal, else json"
     )

@@ -1,11 +1,12 @@
 // The page: who is signed in, what the address says, and the numbers for both. Everything is asked of the public API.
 
-import { call } from "./api.js";
+import { address, call } from "./api.js";
 import { h, icon, renew, tool } from "./dom.js";
 import { shortId } from "./format.js";
 import { badge, logo, themeButton } from "./frame.js";
 import { follow } from "./live.js";
 import { overview } from "./overview.js";
+import { subjectOf } from "./questions.js";
 import { rangeBar } from "./range.js";
 import { signIn } from "./signin.js";
 import { staff } from "./staff.js";
@@ -43,7 +44,7 @@ async function run(session) {
   let status;
   let names;
   try {
-    [status, names] = await Promise.all([call("/v1/status"), call("/v1/names").then(({ data }) => new Map(data.map(({ id, name }) => [id, name])), () => new Map())]);
+    [status, names] = await Promise.all([call("/v1/status"), call("/v1/names").then(({ data }) => data, () => [])]);
   } catch (problem) {
     return showUnreachable(problem);
   }
@@ -67,7 +68,8 @@ function build(session, names, now) {
   let lastGood = now();
 
   const tell = {
-    names,
+    names: new Map(names.map(({ id, name }) => [id, name])),
+    accounts: names.filter(({ scope }) => scope === "ACCOUNT").map(({ id }) => id),
     now,
     link: writeState,
     go: (next) => {
@@ -91,6 +93,7 @@ function build(session, names, now) {
   function show(next) {
     state = next;
     shown?.stop();
+    live.narrow(newsOf(session, next));
     const staffed = state.view === "status" && session.scope === "PLATFORM";
     shown = staffed ? staff(session, state, tell) : overview(session, state, tell);
     renew(nav, session.scope === "PLATFORM" ? [link("Overview", "overview"), link("Status", "status")] : []);
@@ -106,7 +109,13 @@ function build(session, names, now) {
 
   const onpop = () => show(readState(location.search));
   window.addEventListener("popstate", onpop);
-  const live = follow("/v1/live", () => shown?.refresh());
+  const live = follow(newsOf(session, readState(location.search)), {
+    onchange: () => shown?.refresh(),
+    onprogress: (progress) => {
+      lastGood = now();
+      fresh.update(progress);
+    },
+  });
   current = {
     stop() {
       window.removeEventListener("popstate", onpop);
@@ -123,6 +132,12 @@ function build(session, names, now) {
     footer(),
   );
   return { badge: fresh, show };
+}
+
+/** The rows whose changes matter to a state: every change of the platform changes the platform's own row. */
+function newsOf(session, state) {
+  const { scope, ids } = subjectOf(session, state);
+  return address("/v1/live", { scope, scopeId: ids });
 }
 
 function headline(session, state, tell) {

@@ -1,32 +1,38 @@
 // News from the service: changed rows over server-sent events; where those do not come, the page asks by itself.
-// Only "something changed" is taken from an event. The numbers are then asked for like at the start, so that what is on
-// the page is always one answer of the API and never a sum of the page's own.
+// Only "something changed" is taken from a row. The numbers are then asked for like at the start, so that what is on the
+// page is always one answer of the API and never a sum of the page's own.
 
 const POLL_MS = 10_000;
 const CALM_MS = 2_000; // least time between two refreshes
-const RETRY_MS = 60_000; // after which a stream that was refused is tried again
+const CALM_TIMES = 5; // or so many times as long as the last one took: a busy service is asked less often
+const RETRY_MS = 30_000; // after which a stream that was refused is tried again
+const CHANGES = ["hourly", "operators", "reset"];
 
-/** Calls `onchange` when numbers may have changed, never while the page is hidden; `stop()` ends it. */
-export function follow(path, onchange) {
+/**
+ * Calls `onchange` when numbers may have changed, never while the page is hidden, and `onprogress` with how far counting
+ * is. Gives {narrow(path), stop()}.
+ */
+export function follow(path, { onchange, onprogress }) {
   let source = null;
   let timer = null;
   let poll = null;
   let retry = null;
+  let calm = CALM_MS;
   let last = 0;
   let missed = false;
 
   const refresh = async () => {
-    timer = null;
-    if (document.hidden) {
-      missed = true;
-      return;
+    missed = document.hidden;
+    if (!missed) {
+      const begun = Date.now();
+      await onchange();
+      last = Date.now();
+      calm = Math.max(CALM_MS, CALM_TIMES * (last - begun));
     }
-    missed = false;
-    await onchange();
-    last = Date.now();
+    timer = null;
   };
   const soon = () => {
-    timer ??= setTimeout(refresh, Math.max(0, last + CALM_MS - Date.now()));
+    timer ??= setTimeout(refresh, Math.max(0, last + calm - Date.now()));
   };
   const startPolling = () => {
     poll ??= setInterval(soon, POLL_MS);
@@ -43,23 +49,36 @@ export function follow(path, onchange) {
       startPolling();
       if (source.readyState === EventSource.CLOSED) retry ??= setTimeout(open, RETRY_MS);
     };
-    source.onmessage = soon;
-    for (const name of ["row", "rows", "change", "status", "reset", "complete"]) source.addEventListener(name, soon);
+    for (const name of CHANGES) source.addEventListener(name, soon);
+    source.addEventListener("progress", (event) => onprogress(JSON.parse(event.data)));
+    source.addEventListener("end", (event) => JSON.parse(event.data).reason === "key" && soon());
+  };
+  const close = () => {
+    source?.close();
+    clearTimeout(retry);
+    retry = null;
   };
   const wake = () => {
     if (!document.hidden && missed) soon();
   };
 
   document.addEventListener("visibilitychange", wake);
+  window.addEventListener("online", soon);
   startPolling();
   open();
   return {
+    narrow(next) {
+      if (next === path) return;
+      path = next;
+      close();
+      open();
+    },
     stop() {
       document.removeEventListener("visibilitychange", wake);
-      source?.close();
+      window.removeEventListener("online", soon);
+      close();
       stopPolling();
       clearTimeout(timer);
-      clearTimeout(retry);
     },
   };
 }

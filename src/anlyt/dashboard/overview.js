@@ -8,6 +8,7 @@ import { figureColumns, figureList, figuresOf } from "./figures.js";
 import { panel, tableOf } from "./panel.js";
 import { ALL_MAX, questionsOf, SHOWN_MAX } from "./questions.js";
 
+const IDLE_SHOWN = 5; // accounts without traffic that are named
 const HOURS_SHOWN = 48; // rows of a long list until more are asked for
 const EMPTY = { title: "Nothing was submitted in this period", text: "Rates and latencies have no value then, so there is nothing to draw. A longer period may have some." };
 
@@ -203,9 +204,10 @@ function drawAccounts(context, { paths, days }, answer, usage) {
 function list(target, { context, kind, answer, paths, note, rich, plain, empty, limits }) {
   const { data, meta } = answer;
   const more = meta.groups > data.length && limits[kind] < ALL_MAX;
+  const silent = kind === "accounts" && data.length === meta.groups ? idle(context, data) : [];
   const foot = meta.groups > data.length
     ? h("p", { class: "foot" }, `${count(data.length)} of ${count(meta.groups)} shown. `, more && h("button", { type: "button", class: "link", "data-key": `more ${kind}`, onclick: () => { limits[kind] = ALL_MAX; context.refresh(); } }, `Show ${meta.groups > ALL_MAX ? `the first ${ALL_MAX}` : "all"}`))
-    : null;
+    : silent.length > 0 && h("p", { class: "foot" }, `${count(silent.length)} without traffic: `, silent.slice(0, IDLE_SHOWN).map((id, at) => [at > 0 && ", ", opener(context, "account", id)]), silent.length > IDLE_SHOWN && ", …");
   const title = kind === "operators" ? "Operators" : "Accounts";
   target.show({
     paths,
@@ -214,6 +216,12 @@ function list(target, { context, kind, answer, paths, note, rich, plain, empty, 
     picture: () => tableOf({ columns: rich, rows: data, foot }, title),
     table: { columns: plain, rows: data, foot },
   });
+}
+
+/** Accounts that have a name but sent nothing. */
+function idle({ tell }, data) {
+  const active = new Set(data.map(({ scopeId }) => scopeId));
+  return tell.accounts.filter((id) => !active.has(id));
 }
 
 function points({ deliveryRate, previous }) {

@@ -394,7 +394,8 @@ def test_every_answer_carries_the_security_headers(database_url: str) -> None:
             answers = [await client.get(route, headers=headers) for route in [*ROUTES, "/v1/status", *OPEN]]
             answers += [await client.get("/v1/status"), await client.get("/nowhere"), await client.post("/v1/status")]
 
-            assert [answer.status_code for answer in answers] == [200] * 10 + [401, 404, 405]
+            good = len([*ROUTES, "/v1/status", *OPEN])
+            assert [answer.status_code for answer in answers] == [200] * good + [401, 404, 405]
             for answer in answers:
                 assert answer.headers["content-security-policy"].startswith("default-src 'none'")
                 assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]

@@ -11,6 +11,7 @@ import pytest
 
 from anlyt import postgres, reports, summaries
 from anlyt.access import PLATFORM_ID, SCOPES, Visible, make_grant
+from anlyt.cold import NO_SUMS
 from anlyt.postgres import connect, ensure_partitions, session, sql
 from anlyt.snapshot import GUARDED_TABLES, STAFF, STAFF_ROLE, TENANT_ROLE, snapshot
 from databases import empty_database, execute, login_role, read_catalogue
@@ -134,8 +135,8 @@ STATEMENTS = {
     "list_daily_of_ids": (*PERIOD, "", NIL, list(SCOPES), [PLATFORM_ID, *OPERATORS, *ACCOUNTS], 1000),
     "list_operators": (*PERIOD, NIL, OPERATORS, 1000),
     "list_accounts": (*PERIOD, NIL, ACCOUNTS, 1000),
-    "sum_ids": ([HOUR], [], "ACCOUNT", None, "totalMessages", True, 1000),
-    "sum_spans": ([HOUR], [0], [], [], "ACCOUNT", None),
+    "sum_ids": ([HOUR], [], "ACCOUNT", None, "totalMessages", True, 1000, *NO_SUMS.values),
+    "sum_spans": ([HOUR], [0], [], [], "ACCOUNT", None, *NO_SUMS.values),
     "merge_latencies": ([PERIOD[0]], [PERIOD[1]], OPERATORS, True),
 }
 

@@ -15,6 +15,7 @@ import pytest
 
 from anlyt import jobs, summaries
 from anlyt.access import Grant, make_grant
+from anlyt.cold import NO_SUMS
 from anlyt.crash import CrashPoints
 from anlyt.errors import RequestError
 from anlyt.periods import cut, find_buckets
@@ -459,9 +460,11 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
             account = make_grant("ACCOUNT", ACCOUNTS[:1], ["metrics:read"])
             operator = make_grant("OPERATOR", OPERATORS[:1], ["metrics:read"])
             texts = [
-                await plan(conn, account, "read/sum_spans", *places, "ACCOUNT", ACCOUNTS[:1]),
-                await plan(conn, STAFF, "read/sum_spans", *places, "ACCOUNT", None),
-                await plan(conn, STAFF, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order),
+                await plan(conn, account, "read/sum_spans", *places, "ACCOUNT", ACCOUNTS[:1], *NO_SUMS.values),
+                await plan(conn, STAFF, "read/sum_spans", *places, "ACCOUNT", None, *NO_SUMS.values),
+                await plan(
+                    conn, STAFF, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order, *NO_SUMS.values
+                ),
                 await plan(conn, operator, "read/merge_latencies", *places, OPERATORS[:1], each),
             ]
 

@@ -45,6 +45,7 @@ def write_statements(tables: Sequence[Table]) -> dict[str, str]:
         "copy": write_copy,
         "sum": write_sum,
         "check": write_check,
+        "list": write_list,
     }
     return {
         f"src/anlyt/sql/archive/{verb}_{table.name}.sql": write(table)
@@ -171,6 +172,39 @@ WHERE {bucket} >= toDateTime({{since:UInt32}}, 'UTC')
   AND {bucket} < toDateTime({{until:UInt32}}, 'UTC')
 GROUP BY day
 """
+
+
+def write_list(table: Table) -> str:
+    """Rows for readers, in the order of PostgreSQL's primary key."""
+    bucket, *keys = table.primary_key
+    ids = keys[-1]
+    shown = (f"toString({column.name})" if column.type == "UUID" else column.name for column in table.columns)
+    order = ", ".join([bucket, *(f"toString({key})" for key in keys)])
+    after = ", ".join(["toDateTime({bucket:UInt32}, 'UTC')", *(f"{{after_{key}:String}}" for key in keys)])
+    scope = "\n  AND scope IN {scopes:Array(String)}" if "scope" in keys else ""
+    scopes = ", {scopes:Array(String)}" if scope else ""
+    kind = "UUID" if table.columns[table_index(table, ids)].type == "UUID" else "String"
+    return f"""\
+-- The archive's {table.name} of a period that a Grant may see, behind a row, in the order of the key.
+-- {{since:UInt32}}, {{until:UInt32}} seconds since 1970, exclusive
+-- {{bucket:UInt32}}, {", ".join(f"{{after_{key}:String}}" for key in keys)}: the row before, or a key before the period
+-- {{every:UInt8}} 1 for all ids, {{ids:Array({kind})}}{scopes}; {{rows:UInt64}} at most
+-- Generated from schema.sql by make gen.
+SELECT
+{_lines(shown)}
+FROM {{table}}
+WHERE {bucket} >= toDateTime({{since:UInt32}}, 'UTC')
+  AND {bucket} < toDateTime({{until:UInt32}}, 'UTC')
+  AND ({order}) > ({after}){scope}
+  AND ({{every:UInt8}} OR {ids} IN {{ids:Array({kind})}})
+ORDER BY {order}
+LIMIT {{rows:UInt64}}
+"""
+
+
+def table_index(table: Table, name: str) -> int:
+    """The place of a column."""
+    return next(place for place, column in enumerate(table.columns) if column.name == name)
 
 
 def _clickhouse_sum(column: Column) -> str:

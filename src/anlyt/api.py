@@ -24,6 +24,7 @@ from fastapi import FastAPI, Request, Response
 
 from anlyt import access, asyncapi, desk, exports, intake, live, openapi, pages, reports, summaries, web
 from anlyt.assets import load_assets
+from anlyt.clickhouse import ClickHouse  # noqa: TC001 - msgspec reads the annotations of Service
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
@@ -73,6 +74,7 @@ class Service(msgspec.Struct, frozen=True):
     gate: Gate
     publisher: Publisher | None
     feed: live.Feed | None
+    clickhouse: ClickHouse | None
     decoder: Decoder
     pace: intake.Pace
     bodies: asyncio.Semaphore
@@ -86,6 +88,7 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
     settings: Settings,
     telemetry: Telemetry,
     publisher: Publisher | None = None,
+    clickhouse: ClickHouse | None = None,
     issuer: Issuer | None = None,
     feed: live.Feed | None = None,
     clock: Callable[[], datetime] | None = None,
@@ -93,7 +96,8 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
     """The API over a pool whose statements have a time limit.
 
     Without a publisher it takes no events, without an issuer no tokens, without a feed, which the caller runs, no live
-    readers.
+    readers, and without an archive only what is hot is there.
+
     `clock` gives aware UTC instants, for tests.
     """
     service = Service(
@@ -102,6 +106,7 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
         gate=Gate(pool, access.Tries(), clock or _utc_now, issuer),
         publisher=publisher,
         feed=feed,
+        clickhouse=clickhouse,
         decoder=Decoder(rules_of(settings)),
         pace=intake.Pace(),
         bodies=asyncio.Semaphore(BODIES_MAX),
@@ -174,7 +179,7 @@ def _rows(service: Service, name: ReportName) -> Callable[[Request], Awaitable[R
 def _page_handler(name: ReportName) -> Handler:
     async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Page:
         query = read_query(name, _read_pairs(request), grant=grant, now=service.gate.clock())
-        return await reports.read_page(conn, grant, query, settings=service.settings)
+        return await reports.read_page(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
 
     return rows
 
@@ -194,7 +199,10 @@ async def _export(service: Service, name: ReportName, request: Request, answer: 
             )
         service.exports.add(key_id)
         try:
-            async with aclosing(reports.stream_rows(conn, grant, query, settings=service.settings)) as stream:
+            stream_all = reports.stream_rows(
+                conn, grant, query, settings=service.settings, clickhouse=service.clickhouse
+            )
+            async with aclosing(stream_all) as stream:
                 fresh, _ = await anext(stream)
                 await begin(exports.headers(query, fresh))
                 await piece(exports.encode_head(query))
@@ -206,7 +214,7 @@ async def _export(service: Service, name: ReportName, request: Request, answer: 
 
 async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:
     query = read_summary(_read_pairs(request), grant=grant, now=service.gate.clock())
-    return await summaries.read_summary(conn, grant, query, settings=service.settings)
+    return await summaries.read_summary(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
 
 
 async def _status(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Status:

@@ -15,6 +15,7 @@ from anlyt.cli_shared import (
     MetricsPort,
     connected,
     database_url,
+    find_archive,
     nats_url,
     print_json,
     read_settings,
@@ -154,6 +155,7 @@ def api(ctx: typer.Context) -> None:
             statement_timeout_s=API_STATEMENT_TIMEOUT_S,
         )
         publisher = Publisher(nats_url(settings), settings.stream, name="anlyt-api")
+        clickhouse = find_archive(settings, somebody_waits=True)
         try:
             telemetry = Telemetry()
             feed = Feed(settings, telemetry, lambda: datetime.now(UTC))
@@ -163,6 +165,7 @@ def api(ctx: typer.Context) -> None:
                     settings=settings,
                     telemetry=telemetry,
                     publisher=publisher,
+                    clickhouse=clickhouse,
                     issuer=issuer,
                     feed=feed,
                 )
@@ -171,6 +174,8 @@ def api(ctx: typer.Context) -> None:
                 stop.set()
         finally:
             await publisher.close()
+            if clickhouse is not None:
+                await clickhouse.close()
             pool.terminate()
 
     run_until_stopped(serve)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
-from anlyt.cli_shared import Json, completing, connected, print_json, read_duration, run_until_stopped, run_work
+from anlyt.cli_shared import (
+    Json,
+    completing,
+    connected,
+    find_archive,
+    print_json,
+    read_duration,
+    run_until_stopped,
+    run_work,
+)
 from anlyt.errors import UsageError
 from anlyt.talk import say
 
@@ -92,7 +101,9 @@ def _query_command(name: ReportName, what: str, *examples: str) -> None:
 
         _refuse_both(as_json, as_csv)
         pairs = _pairs(scope=scope, from_=start, to=end, limit=str(limit), cursor=cursor)
-        answer = run_work(query_module.ask(connected(ctx), name, pairs, ids or []))
+        settings = connected(ctx)
+        work = query_module.ask(settings, name, pairs, ids or [], clickhouse=find_archive(settings))
+        answer = run_work(work)
         query_module.show(answer, as_json=as_json, as_csv=as_csv)
 
     command.__doc__ = "\n\n".join([what, *(f"Example: anlyt query {name} {example}" for example in examples)])
@@ -165,7 +176,8 @@ def query_summary(  # noqa: PLR0913 - one option a parameter
         compare="previous" if compare else None,
     )
     pairs += [("scopeId", value) for value in ids or []]
-    answer = run_work(query_module.ask_summary(connected(ctx), pairs))
+    settings = connected(ctx)
+    answer = run_work(query_module.ask_summary(settings, pairs, clickhouse=find_archive(settings)))
     query_module.show_summary(answer, as_json=as_json, as_csv=as_csv)
 
 
@@ -220,7 +232,8 @@ def export_rows(  # noqa: PLR0913 - one option a parameter
     given = {"scope": scope, "from": start, "to": end, "format": form}
     pairs = [(parameter, value) for parameter, value in given.items() if value is not None]
     pairs += [(REPORTS[name].id_parameter, value) for value in ids or []]
-    done = run_work(exports.export(connected(ctx), name, pairs, output))
+    settings = connected(ctx)
+    done = run_work(exports.export(settings, name, pairs, output, clickhouse=find_archive(settings)))
     if as_json:
         print_json({"rows": done.rows, "sha256": done.sha256, "output": str(output)})
     else:

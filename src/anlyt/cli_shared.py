@@ -116,13 +116,15 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def find_archive(settings: Settings) -> ClickHouse | None:
-    """The archive, not yet connected; None when there is none."""
+def find_archive(settings: Settings, *, somebody_waits: bool = False) -> ClickHouse | None:
+    """The archive, not yet connected; None when there is none. Reading for somebody who waits, it has less time."""
     if settings.archive_url is None:
         return None
-    from anlyt.clickhouse import ClickHouse
+    from anlyt.clickhouse import READ_TIMEOUT_S, WORK_TIMEOUT_S, ClickHouse
 
-    return ClickHouse(settings.archive_url.get_secret_value(), cluster=settings.archive_cluster)
+    patience_s = READ_TIMEOUT_S if somebody_waits else WORK_TIMEOUT_S
+    url = settings.archive_url.get_secret_value()
+    return ClickHouse(url, cluster=settings.archive_cluster, patience_s=patience_s)
 
 
 def nats_url(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -25,14 +26,16 @@ from anlyt import chdb_owner
 from anlyt.errors import ArchiveUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
     from clickhouse_connect.driver.client import Client
+    from clickhouse_connect.driver.common import StreamContext
 
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 20.0  # for a statement that somebody waits for
 WORK_TIMEOUT_S: Final = 600.0  # for one that copies a month
 DATABASE: Final = "anlyt"  # when the address names none
+THREADS_MAX: Final = 8  # statements at the same time, of one process; more wait
 PORT: Final = 8123
 SECURE_PORT: Final = 8443
 LOCAL_SUFFIX: Final = "_local"  # of the tables that store, on a cluster
@@ -111,13 +114,19 @@ def statement(name: str, table: ArchiveTable | None, *, staging: bool = False, c
 
 
 class ClickHouse:
-    """An archive, connected when it is first needed; its methods may be used by many tasks at the same time."""
+    """An archive, connected when it is first needed; its methods may be used by many tasks at the same time.
 
-    def __init__(self, url: str, *, cluster: str = "") -> None:
+    `patience_s`: how long the archive may say nothing.
+    """
+
+    def __init__(self, url: str, *, cluster: str = "", patience_s: float = WORK_TIMEOUT_S) -> None:
+        self._patience_s = patience_s
         self.address = read_address(url)
         self.cluster = cluster
         self._client: Client | None = None
         self._opening = threading.Lock()
+        # Threads of its own: an archive that hangs keeps nobody waiting but those who asked it.
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="clickhouse")
 
     async def fetch(
         self, text: str, parameters: Mapping[str, Any] | None = None, *, timeout_s: float = READ_TIMEOUT_S
@@ -130,6 +139,34 @@ class ClickHouse:
             return list(cast("Iterable[dict[str, Any]]", answer.named_results()))
 
         return await self._asked(work)
+
+    async def fetch_rows(self, text: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows of a statement. Raises ArchiveUnavailable."""
+
+        def work(client: Client) -> list[tuple[Any, ...]]:
+            settings = {"max_execution_time": round(READ_TIMEOUT_S)}
+            answer = client.query(text, parameters=dict(parameters), settings=settings, tz_mode="aware")
+            return [tuple(row) for row in answer.result_rows]
+
+        return await self._asked(work)
+
+    async def stream_rows(self, text: str, parameters: Mapping[str, Any]) -> AsyncGenerator[list[tuple[Any, ...]]]:
+        """The rows of a statement, block by block as they are taken. Raises ArchiveUnavailable."""
+
+        def begin(client: Client) -> StreamContext:
+            return client.query_row_block_stream(text, parameters=dict(parameters), tz_mode="aware")
+
+        def take() -> list[tuple[Any, ...]] | None:
+            block = cast("Iterable[Iterable[Any]] | None", next(blocks, None))
+            return None if block is None else [tuple(row) for row in block]
+
+        stream: Any = await self._asked(begin)
+        blocks = iter(stream.__enter__())
+        try:
+            while (rows := await self._asked(lambda _: take(), again=False)) is not None:
+                yield rows
+        finally:
+            await self._in_thread(stream.__exit__, None, None, None)
 
     async def execute(
         self, text: str, parameters: Mapping[str, Any] | None = None, *, in_database: bool = True
@@ -151,10 +188,14 @@ class ClickHouse:
         """Let go of the connections."""
         client, self._client = self._client, None
         if client is not None:
-            await asyncio.to_thread(_close, client)
+            await self._in_thread(_close, client)
+        self._threads.shutdown(wait=False)
 
     async def _asked(self, work: Callable[[Client], Result], *, again: bool = True) -> Result:
-        return await asyncio.to_thread(self._work, work, again=again)
+        return await self._in_thread(functools.partial(self._work, work, again=again))
+
+    async def _in_thread(self, function: Callable[..., Result], *values: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *values)
 
     def _work(self, work: Callable[[Client], Result], *, again: bool) -> Result:
         """Do something with the client; once more with a new one when the embedded owner has gone meanwhile."""
@@ -190,7 +231,7 @@ class ClickHouse:
             password=address.password,
             compress=address.directory is None,  # nothing is won by packing for a process beside us
             connect_timeout=CONNECT_TIMEOUT_S,
-            send_receive_timeout=WORK_TIMEOUT_S,
+            send_receive_timeout=self._patience_s,
             query_retries=0,
             client_name="anlyt",
             autogenerate_session_id=False,  # a session allows one statement at a time

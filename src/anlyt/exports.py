@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
+    from anlyt.clickhouse import ClickHouse
     from anlyt.queries import Query
     from anlyt.settings import Settings
 
@@ -96,7 +97,14 @@ def _iso(moment: datetime) -> str:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-async def export(settings: Settings, name: ReportName, pairs: list[tuple[str, str]], output: Path | None) -> Exported:
+async def export(
+    settings: Settings,
+    name: ReportName,
+    pairs: list[tuple[str, str]],
+    output: Path | None,
+    *,
+    clickhouse: ClickHouse | None = None,
+) -> Exported:
     """Write a table's rows to a file, or to stdout (None). Raises UsageError for what cannot be asked or written."""
     assert settings.database_url is not None
     grant = make_grant("PLATFORM", [], ["metrics:read"])
@@ -112,7 +120,7 @@ async def export(settings: Settings, name: ReportName, pairs: list[tuple[str, st
                 application="anlyt-export",
                 statement_timeout_s=EXPORT_STATEMENT_TIMEOUT_S,
             ) as conn,
-            aclosing(reports.stream_rows(conn, grant, query, settings=settings)) as stream,
+            aclosing(reports.stream_rows(conn, grant, query, settings=settings, clickhouse=clickhouse)) as stream,
         ):
             digest.update(_written(file, encode_head(query)))
             async for _, rows in stream:

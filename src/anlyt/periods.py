@@ -76,8 +76,8 @@ def cut(start: datetime, end: datetime, group_by: GroupBy, zone: tzinfo = UTC) -
     return spans
 
 
-def find_buckets(spans: Sequence[Span], now: datetime) -> Buckets:
-    """The rows that add up to each span. Raises RequestError 422 for rows that are not kept any more."""
+def find_buckets(spans: Sequence[Span], now: datetime, *, archived: bool = False) -> Buckets:
+    """The rows that add up to each span. Raises RequestError 422 for rows that are not kept, where no archive is."""
     buckets = Buckets([], [], [], [])
     for number, span in enumerate(spans):
         first_day = ceil_day(span.start)
@@ -91,6 +91,8 @@ def find_buckets(spans: Sequence[Span], now: datetime) -> Buckets:
             for hour in _steps(lower, upper, HOUR):
                 buckets.hours.append(hour)
                 buckets.hour_spans.append(number)
+    if archived:
+        return buckets
     if buckets.days and min(buckets.days) + DAY <= now - HOT_DAYS:
         raise _refused("from", "period-too-long", f"rows are kept for {HOT_DAYS.days} days; begin later")
     if buckets.hours and min(buckets.hours) + HOUR <= now - HOT_HOURS:
@@ -101,6 +103,20 @@ def find_buckets(spans: Sequence[Span], now: datetime) -> Buckets:
             "begin at midnight UTC (a date), with groupBy=none, scopeId, day or month and timezone=UTC",
         )
     return buckets
+
+
+def split_buckets(buckets: Buckets, hours_from: datetime, days_from: datetime) -> tuple[Buckets, Buckets]:
+    """The buckets before the borders, and from them on."""
+    before, behind = Buckets([], [], [], []), Buckets([], [], [], [])
+    for hour, span in zip(buckets.hours, buckets.hour_spans, strict=True):
+        side = before if hour < hours_from else behind
+        side.hours.append(hour)
+        side.hour_spans.append(span)
+    for day, span in zip(buckets.days, buckets.day_spans, strict=True):
+        side = before if day < days_from else behind
+        side.days.append(day)
+        side.day_spans.append(span)
+    return before, behind
 
 
 def ceil_hour(moment: datetime) -> datetime:

@@ -22,6 +22,7 @@ from anlyt.talk import say
 from anlyt.terminal import print_csv, print_table
 
 if TYPE_CHECKING:
+    from anlyt.clickhouse import ClickHouse
     from anlyt.settings import Settings
 
 _NARROW: Final = frozenset({"latencySumMs", "latencySampleCount", "updatedAt", "pendingMessages"})  # not in tables
@@ -33,7 +34,14 @@ _FIRST: Final = (  # of a table's columns, when there is not room for all
 _VOLUMES: Final = ("totalMessages", "messagesSent")
 
 
-async def ask(settings: Settings, name: ReportName, pairs: list[tuple[str, str]], ids: list[str]) -> dict[str, Any]:
+async def ask(
+    settings: Settings,
+    name: ReportName,
+    pairs: list[tuple[str, str]],
+    ids: list[str],
+    *,
+    clickhouse: ClickHouse | None = None,
+) -> dict[str, Any]:
     """The API's answer to these parameters. Raises UsageError for one that is wrong."""
     assert settings.database_url is not None
     grant = make_grant("PLATFORM", [], ["metrics:read"])
@@ -41,21 +49,23 @@ async def ask(settings: Settings, name: ReportName, pairs: list[tuple[str, str]]
     try:
         query = read_query(name, asked, grant=grant, now=datetime.now(UTC))
         async with session(settings.database_url.get_secret_value(), application="anlyt-query") as conn:
-            page = await reports.read_page(conn, grant, query, settings=settings)
+            page = await reports.read_page(conn, grant, query, settings=settings, clickhouse=clickhouse)
     except RequestError as error:
         raise UsageError(str(error)) from None
     answer: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(page))
     return answer
 
 
-async def ask_summary(settings: Settings, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+async def ask_summary(
+    settings: Settings, pairs: list[tuple[str, str]], *, clickhouse: ClickHouse | None = None
+) -> dict[str, Any]:
     """The API's sums for these parameters. Raises UsageError for one that is wrong."""
     assert settings.database_url is not None
     grant = make_grant("PLATFORM", [], ["metrics:read"])
     try:
         query = read_summary(pairs, grant=grant, now=datetime.now(UTC))
         async with session(settings.database_url.get_secret_value(), application="anlyt-query") as conn:
-            summary = await summaries.read_summary(conn, grant, query, settings=settings)
+            summary = await summaries.read_summary(conn, grant, query, settings=settings, clickhouse=clickhouse)
     except RequestError as error:
         raise UsageError(str(error)) from None
     answer: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(summary))

@@ -7,13 +7,17 @@ Rows and freshness come from one snapshot, so `final` and `completeThrough` spea
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from anlyt.access import PLATFORM_ID, SCOPES, see
+from anlyt.cold import REPORTED, Source, source_of, split
+from anlyt.cold import list_rows as list_archived
+from anlyt.cold import stream_rows as stream_archived
 from anlyt.postgres import sql
 from anlyt.queries import REPORTS, Key, Query, ReportName, write_cursor
 from anlyt.rows import AccountUsageDaily, MetricsDaily, MetricsHourly, OperatorPerformance
@@ -28,8 +32,11 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from anlyt.access import Grant, Visible
+    from anlyt.clickhouse import ClickHouse
+    from anlyt.cold import Cold
     from anlyt.settings import Settings
 
+    Values = tuple[Any, ...]  # of a row, in the order of its table's columns
     AnyConnection = Connection[Record] | PoolConnectionProxy[Record]
 
 STREAM_SLOTS: Final = PARTITIONS_MAX  # the stream is cut into as many slots as it can have partitions
@@ -47,7 +54,7 @@ class Meta(Struct, frozen=True, rename="camel"):
     complete_through: datetime | None  # everything published before has been counted; null: not known
     lag_seconds: float | None
     currency: str
-    source: Literal["postgres"]
+    source: Source  # where the rows of this period are
     from_: datetime = msgspec.field(name="from")
     to: datetime
 
@@ -97,12 +104,14 @@ ROWS: Final[Mapping[ReportName, type[Struct]]] = {
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings) -> Page:
-    """The rows of a page that `grant` may see. Raises RequestError 404 for an id it may not."""
+async def read_page(
+    conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings, clickhouse: ClickHouse | None = None
+) -> Page:
+    """The rows of a page that `grant` may see. Raises RequestError 404 for an id it may not, ArchiveUnavailable."""
     visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
-    async with snapshot(conn, grant):
+    async with snapshot(conn, grant, clickhouse) as cold:
         fresh = await read_freshness(conn, settings)
-        records = [] if visible is None else await _read_records(conn, visible, query)
+        records = [] if visible is None else await _read_records(conn, cold, visible, query)
     more = len(records) > query.limit
     records = records[: query.limit]
     return Page(
@@ -113,7 +122,7 @@ async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings
             complete_through=fresh.complete_through,
             lag_seconds=fresh.lag_seconds,
             currency=settings.currency,
-            source="postgres",
+            source=source_of(cold, REPORTED[query.name][0], query.start, query.end),
             from_=query.start,
             to=query.end,
         ),
@@ -121,28 +130,44 @@ async def read_page(conn: AnyConnection, grant: Grant, query: Query, *, settings
 
 
 async def stream_rows(
-    conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings
+    conn: AnyConnection, grant: Grant, query: Query, *, settings: Settings, clickhouse: ClickHouse | None = None
 ) -> AsyncGenerator[tuple[Freshness, list[Struct]]]:
     """All rows of a question, ROWS_AT_ONCE at a time, from one snapshot and in constant memory; first of all none.
 
     The first item says how fresh the rows behind it are. Raises RequestError 404 for an id `grant` may not see.
     """
     visible = see(grant, query.scope, query.ids, parameter=query.report.id_parameter)
-    async with snapshot(conn, grant):
+    async with snapshot(conn, grant, clickhouse) as cold:
         fresh = await read_freshness(conn, settings)
-        yield fresh, []
-        if visible is None:
+        before, behind = split(cold, query)
+        if visible is not None and cold is not None and before is not None:
+            async with aclosing(stream_archived(cold, visible, before)) as stream:
+                first = await anext(stream, ())  # before anything is answered: the archive may be away
+                yield fresh, []
+                yield fresh, [make_row(query.name, row, fresh, settings.max_message_age) for row in first]
+                async for rows in stream:
+                    yield fresh, [make_row(query.name, row, fresh, settings.max_message_age) for row in rows]
+        else:
+            yield fresh, []
+        if visible is None or behind is None:
             return
-        name, values = _statement(visible, query, limit=None)
+        name, values = _statement(visible, behind, limit=None)
         cursor = await conn.cursor(sql(name), *values)
         while records := await cursor.fetch(ROWS_AT_ONCE):
-            yield fresh, [make_row(query.name, record, fresh, settings.max_message_age) for record in records]
+            yield fresh, [make_row(query.name, tuple(row), fresh, settings.max_message_age) for row in records]
 
 
-async def _read_records(conn: AnyConnection, visible: Visible, query: Query) -> list[Record]:
-    """One row more than the page holds, so that its end is known."""
-    name, values = _statement(visible, query, limit=query.limit + 1)
-    return await conn.fetch(sql(name), *values)
+async def _read_records(conn: AnyConnection, cold: Cold | None, visible: Visible, query: Query) -> list[Values]:
+    """One row more than the page holds, so that its end is known; from before the border, then from behind it."""
+    before, behind = split(cold, query)
+    wanted = query.limit + 1
+    rows: list[Values] = []
+    if cold is not None and before is not None:
+        rows = await list_archived(cold, visible, before, limit=wanted)
+    if behind is not None and len(rows) < wanted:
+        name, values = _statement(visible, behind, limit=wanted - len(rows))
+        rows += map(tuple, await conn.fetch(sql(name), *values))
+    return rows
 
 
 def _statement(visible: Visible, query: Query, *, limit: int | None) -> tuple[str, tuple[object, ...]]:
@@ -167,18 +192,18 @@ def _statement(visible: Visible, query: Query, *, limit: int | None) -> tuple[st
             assert_never(query.name)
 
 
-def _key(query: Query, record: Record) -> Key:
+def _key(query: Query, row: Values) -> Key:
     if query.report.scope is None:
-        return Key(record[0], record["scope"], record["scope_id"])
-    return Key(record[0], query.report.scope, record[1])
+        return Key(row[0], row[1], row[2])
+    return Key(row[0], query.report.scope, row[1])
 
 
-def make_row(name: ReportName, record: Record, fresh: Freshness, max_message_age: timedelta) -> Struct:
+def make_row(name: ReportName, row: Values | Record, fresh: Freshness, max_message_age: timedelta) -> Struct:
     """A record of a table, whose first column is its bucket, as the row that is answered."""
-    total, delivered, failed, latency_sum, samples = (record.get(column, 0) for column in _DIVIDED[name])
-    end = record[0] + REPORTS[name].bucket
+    total, delivered, failed, latency_sum, samples = (0 if at is None else row[at] for at in _DIVIDED[name])
+    end = row[0] + REPORTS[name].bucket
     return ROWS[name](
-        *record.values(),
+        *row,
         quotient(delivered, total),
         quotient(latency_sum, samples),
         quotient(failed, total),
@@ -198,11 +223,20 @@ _ROLL_UP: Final = (
     "latency_sum_ms",
     "latency_sample_count",
 )
-_DIVIDED: Final[Mapping[ReportName, tuple[str, ...]]] = {
-    "hourly": _ROLL_UP,
-    "daily": _ROLL_UP,
-    "operators": _ROLL_UP,
-    "accounts": ("messages_sent", "messages_delivered", "messages_failed", "", ""),  # this table keeps no latency
+_USAGE: Final = ("messages_sent", "messages_delivered", "messages_failed", "", "")  # this table keeps no latency
+
+
+def _places(record: type[Struct], columns: Sequence[str]) -> tuple[int | None, ...]:
+    """Where columns stand in a row."""
+    names = list(record.__struct_fields__)
+    return tuple(names.index(column) if column else None for column in columns)
+
+
+_DIVIDED: Final[Mapping[ReportName, tuple[int | None, ...]]] = {
+    "hourly": _places(MetricsHourly, _ROLL_UP),
+    "daily": _places(MetricsDaily, _ROLL_UP),
+    "operators": _places(OperatorPerformance, _ROLL_UP),
+    "accounts": _places(AccountUsageDaily, _USAGE),
 }
 
 

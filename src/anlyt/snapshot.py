@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from anlyt.access import make_grant
+from anlyt.cold import find_cold
 from anlyt.postgres import sql
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from anlyt.access import Grant
+    from anlyt.clickhouse import ClickHouse
+    from anlyt.cold import Cold
 
     AnyConnection = Connection[Record] | PoolConnectionProxy[Record]
 
@@ -38,9 +41,12 @@ STAFF: Final = make_grant("PLATFORM", (), ["metrics:read"])  # for what is read 
 
 
 @asynccontextmanager
-async def snapshot(conn: AnyConnection, grant: Grant) -> AsyncGenerator[None]:
-    """A read-only transaction on one state of the database, with the sight of `grant`."""
+async def snapshot(
+    conn: AnyConnection, grant: Grant, clickhouse: ClickHouse | None = None
+) -> AsyncGenerator[Cold | None]:
+    """A read-only transaction on one state of the database, with the sight of `grant`; and the archive's side of it."""
     role = STAFF_ROLE if grant.scope == "PLATFORM" else TENANT_ROLE
     async with conn.transaction(isolation="repeatable_read", readonly=True):
+        cold = await find_cold(conn, clickhouse)
         await conn.execute(sql("read/see_as"), role, grant.scope, sorted(grant.scope_ids))
-        yield
+        yield cold

@@ -15,7 +15,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
 from anlyt.access import PLATFORM_ID, Scope, see
-from anlyt.periods import Buckets, GroupBy, Span, find_buckets
+from anlyt.cold import DAYS, HOURS, NO_SUMS, ColdSums, Source, Wanted, joined, sum_buckets, sum_ids
+from anlyt.periods import Buckets, GroupBy, Span, find_buckets, split_buckets
 from anlyt.postgres import sql
 from anlyt.reports import Freshness, Meta, quotient, read_freshness
 from anlyt.rollup import latency_value
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from anlyt.access import Grant, Visible
+    from anlyt.clickhouse import ClickHouse
+    from anlyt.cold import Cold
     from anlyt.queries import SummaryQuery
     from anlyt.settings import Settings
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     Place = tuple[int, str | None]  # number of the span; the id, when each id is summed for itself
     Histogram = tuple[Sequence[int], Sequence[int]]  # ascending buckets, samples in each
     Known = tuple[Freshness, timedelta]  # up to when the stream was counted, and what decides what is final
+    Sides = tuple[AnyConnection, Cold | None]  # what is hot, what is archived
     Parts = tuple[Record | None, Histogram | None]  # the sums of a group, and its latencies
 
 PERCENTS: Final = (50, 90, 95, 99)
@@ -100,25 +104,29 @@ class Summary(Struct, frozen=True):
     meta: SummaryMeta
 
 
-async def read_summary(conn: AnyConnection, grant: Grant, query: SummaryQuery, *, settings: Settings) -> Summary:
+async def read_summary(
+    conn: AnyConnection, grant: Grant, query: SummaryQuery, *, settings: Settings, clickhouse: ClickHouse | None = None
+) -> Summary:
     """The sums that `grant` may see. Raises RequestError 404 for an id it may not, 422 for rows no longer kept."""
     visible = see(grant, query.scope, query.ids, parameter="scopeId")
     rows: list[SummaryRow] = []
     groups = 0
-    async with snapshot(conn, grant):
+    async with snapshot(conn, grant, clickhouse) as cold:
         fresh = await read_freshness(conn, settings)
-        buckets = find_buckets(query.spans, fresh.as_of)
+        buckets = find_buckets(query.spans, fresh.as_of, archived=cold is not None)
+        asked = [buckets]
         known = (fresh, settings.max_message_age)
         if visible is not None:
-            found, groups = await _find(conn, query, _ids(visible), buckets)
+            found, groups = await _find((conn, cold), query, _ids(visible), buckets)
             sums = [_sums(query, place, parts, known) for place, parts in found.items()]
             rows = [SummaryRow(**asdict(each)) for each in sums]
         if query.compare and visible is not None:
             earlier = _earlier(query)
             named = _ids(visible) if query.group_by == "none" else [str(row.scope_id) for row in rows]
-            found, _ = await _find(conn, earlier, named, find_buckets(earlier.spans, fresh.as_of))
+            asked.append(find_buckets(earlier.spans, fresh.as_of, archived=cold is not None))
+            found, _ = await _find((conn, cold), earlier, named, asked[-1])
             rows = [_beside(row, earlier, found, known) for row in rows]
-    return Summary(rows, None, _meta(query, fresh, groups, settings.currency))
+    return Summary(rows, None, _meta(query, fresh, groups, currency=settings.currency, source=_source(cold, asked)))
 
 
 def _ids(visible: Visible) -> list[str] | None:
@@ -137,27 +145,57 @@ def _earlier(query: SummaryQuery) -> SummaryQuery:
 
 
 async def _find(
-    conn: AnyConnection, query: SummaryQuery, ids: list[str] | None, buckets: Buckets
+    sides: Sides, query: SummaryQuery, ids: list[str] | None, buckets: Buckets
 ) -> tuple[dict[Place, Parts], int]:
     """What each group is made of, in the order of the answer, and how many groups there are."""
+    conn, cold = sides
     each = query.group_by == "scopeId"
+    before, buckets = _split(cold, buckets)
+    archived = NO_SUMS if cold is None else await _sum_archived(cold, query, ids, before)
     if each:
         order = (query.sort, query.order == "desc", query.limit)
-        records = await conn.fetch(sql("read/sum_ids"), buckets.hours, buckets.days, query.scope, ids, *order)
+        rows = (buckets.hours, buckets.days, query.scope, ids)
+        records = await conn.fetch(sql("read/sum_ids"), *rows, *order, *archived.values)
         ids = [record["scope_id"] for record in records]
         found: dict[Place, Record] = {(0, record["scope_id"]): record for record in records}
         places = list(found)
         groups = records[0]["groups"] if records else 0
     else:
         places = [(number, None) for number in range(len(query.spans))]
-        rows = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
-        records = await conn.fetch(sql("read/sum_spans"), *rows, query.scope, ids)
+        places_of = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
+        records = await conn.fetch(sql("read/sum_spans"), *places_of, query.scope, ids, *archived.values)
         found = {(record["span"], None): record for record in records}
         groups = len(places)
     histograms: Mapping[Place, Histogram] = {}
     if query.scope == "OPERATOR":  # other scopes have none
         histograms = await _read_histograms(conn, buckets, ids, each=each)
     return {place: (found.get(place), histograms.get(place)) for place in places}, groups
+
+
+def _split(cold: Cold | None, buckets: Buckets) -> tuple[Buckets, Buckets]:
+    """The buckets the archive answers, and those that PostgreSQL does."""
+    if cold is None:
+        return Buckets([], [], [], []), buckets
+    return split_buckets(buckets, cold.border(HOURS), cold.border(DAYS))
+
+
+def _source(cold: Cold | None, asked: Sequence[Buckets]) -> Source:
+    """Who answers these buckets."""
+    sides = [_split(cold, buckets) for buckets in asked]
+    if not any(before.hours or before.days for before, _ in sides):
+        return "postgres"
+    return "both" if any(behind.hours or behind.days for _, behind in sides) else "clickhouse"
+
+
+async def _sum_archived(cold: Cold, query: SummaryQuery, ids: list[str] | None, before: Buckets) -> ColdSums:
+    """What the archive adds: by id, or by span."""
+    hours, days = Wanted(HOURS, before.hours), Wanted(DAYS, before.days)
+    if query.group_by == "scopeId":
+        return joined(*[await sum_ids(cold, wanted, scope=query.scope, ids=ids) for wanted in (hours, days)])
+    return joined(
+        await sum_buckets(cold, hours, before.hour_spans, scope=query.scope, ids=ids),
+        await sum_buckets(cold, days, before.day_spans, scope=query.scope, ids=ids),
+    )
 
 
 async def _read_histograms(
@@ -219,13 +257,13 @@ def percentile(histogram: Histogram, percent: int) -> int | None:
     return None
 
 
-def _meta(query: SummaryQuery, fresh: Freshness, groups: int, currency: str) -> SummaryMeta:
+def _meta(query: SummaryQuery, fresh: Freshness, groups: int, *, currency: str, source: Source) -> SummaryMeta:
     return SummaryMeta(
         as_of=fresh.as_of,
         complete_through=fresh.complete_through,
         lag_seconds=fresh.lag_seconds,
         currency=currency,
-        source="postgres",
+        source=source,
         from_=query.start.astimezone(UTC),
         to=query.end.astimezone(UTC),
         group_by=query.group_by,

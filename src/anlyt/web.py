@@ -28,7 +28,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from anlyt.cloudevents import BODY_BYTES_MAX
-from anlyt.errors import ConfigurationError, DatabaseUnavailable, RequestError, StreamUnavailable
+from anlyt.errors import (
+    ArchiveUnavailable,
+    ConfigurationError,
+    DatabaseUnavailable,
+    RequestError,
+    StreamUnavailable,
+)
 from anlyt.intake import Fate  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
@@ -216,6 +222,16 @@ async def _on_stream_unavailable(_request: Request, error: Exception) -> Respons
     )
 
 
+async def _on_archive_unavailable(_request: Request, error: Exception) -> Response:
+    log.warning("http-unavailable", cause=str(error))
+    return problem(
+        503,
+        "unavailable",
+        "a part of this period is in the archive, which cannot be reached at the moment; ask for a later period, or "
+        "try again in a few seconds",
+    )
+
+
 async def _on_mistake(request: Request, _error: Exception) -> Response:
     """The cause is in the log: the server writes what passes here with its traceback."""
     return problem(
@@ -231,6 +247,7 @@ EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], C
     HTTPException: _on_http_error,
     DatabaseUnavailable: _on_unavailable,
     StreamUnavailable: _on_stream_unavailable,
+    ArchiveUnavailable: _on_archive_unavailable,
     # asyncpg says this when the server has ended an idle session and the end has not been noticed yet.
     InternalClientError: _on_unavailable,
     Exception: _on_mistake,

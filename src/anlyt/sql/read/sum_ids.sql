@@ -3,7 +3,10 @@
 -- $1 hour buckets TIMESTAMPTZ[], $2 day buckets TIMESTAMPTZ[]
 -- $3 scope TEXT; $4 ids TEXT[], NULL for all
 -- $5 sort TEXT (the value's name in answers), $6 descending BOOLEAN, $7 row limit INTEGER
-WITH sums AS (
+-- $8 ids TEXT[] of sums that come from elsewhere, to be added; $9 total NUMERIC[], $10 delivered NUMERIC[],
+-- $11 failed NUMERIC[], $12 pending NUMERIC[], $13 cost NUMERIC[], $14 latency NUMERIC[], $15 samples NUMERIC[],
+-- $16 peak NUMERIC[]
+WITH hot AS (
     SELECT
         scope_id,
         sum(total_messages) AS total_messages,
@@ -55,6 +58,28 @@ WITH sums AS (
             OFFSET 0
         ) AS hit
     ) AS found
+    GROUP BY scope_id
+),
+sums AS (
+    SELECT
+        scope_id,
+        sum(total_messages) AS total_messages,
+        sum(delivered_messages) AS delivered_messages,
+        sum(failed_messages) AS failed_messages,
+        sum(pending_messages) AS pending_messages,
+        sum(total_cost) AS total_cost,
+        sum(latency_sum_ms) AS latency_sum_ms,
+        sum(latency_sample_count) AS latency_sample_count,
+        max(peak_tps) AS peak_tps
+    FROM (
+        SELECT * FROM hot
+        UNION ALL
+        SELECT *
+        FROM unnest(
+            $8::TEXT[], $9::NUMERIC[], $10::NUMERIC[], $11::NUMERIC[], $12::NUMERIC[], $13::NUMERIC[], $14::NUMERIC[],
+            $15::NUMERIC[], $16::NUMERIC[]
+        )
+    ) AS both_sides
     GROUP BY scope_id
 ),
 sorted AS (

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -11,11 +16,14 @@ from pydantic import SecretStr
 import databases
 from anlyt import doctor, jetstream, jobs, up
 from anlyt.crash import CrashPoints
-from anlyt.postgres import session
+from anlyt.postgres import PARTITIONED_TABLES, session
 from commands import anlyt, environment, environment_of
+from databases import login_role
 from support import run
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from anlyt.doctor import Finding
     from anlyt.embedded import EmbeddedPostgres
     from anlyt.settings import Settings
@@ -58,6 +66,8 @@ def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
     assert {finding.check for finding in findings.values() if finding.level == "ok"} == {
         "PostgreSQL version",
         "PostgreSQL clock",
+        "PostgreSQL rights",
+        "NATS and PostgreSQL clocks",
         "schema",
         "reading",
         "partitions",
@@ -263,3 +273,231 @@ def test_without_addresses_it_says_which_setting_is_missing() -> None:
 
     assert result.code == 3
     assert "ANLYT_DATABASE_URL is not set" in result.err
+
+
+# -------------------------------------------------------------------------------------------------- faults, one by one
+
+
+def in_front_of_the_catalogue(settings: Settings, *functions: str) -> None:
+    """Let the database find these functions before PostgreSQL's own, as a server with other values would answer."""
+    assert settings.database_url is not None
+    name = settings.database_url.get_secret_value().rpartition("/")[2]
+    run(execute(settings, "CREATE SCHEMA fault", *functions))
+    run(execute(settings, f"ALTER DATABASE {name} SET search_path = fault, pg_catalog, public"))
+
+
+@asynccontextmanager
+async def rewritten(settings: Settings, pattern: bytes, instead: bytes) -> AsyncIterator[Settings]:
+    """Settings that lead to nats-server through a proxy which changes what it says, without changing its length."""
+    assert settings.nats_url is not None
+    address = urlsplit(settings.nats_url.get_secret_value())
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, change: bool) -> None:
+        while piece := await reader.read(65_536):
+            writer.write(re.sub(pattern, instead, piece) if change else piece)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection(address.hostname, address.port)
+        await asyncio.wait(
+            [
+                asyncio.create_task(copy(theirs, writer, change=True)),
+                asyncio.create_task(copy(reader, ours, change=False)),
+            ],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        ours.transport.abort()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"nats://{address.username}:{address.password}@127.0.0.1:{port}"
+    async with server:
+        yield settings.model_copy(update={"nats_url": SecretStr(url)})
+
+
+def found_through(settings: Settings, pattern: bytes, instead: bytes) -> dict[str, Finding]:
+    async def examine() -> list[Finding]:
+        async with rewritten(settings, pattern, instead) as behind:
+            return await doctor.examine(behind)
+
+    return {finding.check: finding for finding in run(examine())}
+
+
+def test_an_old_postgresql_is_a_warning(ready: Settings) -> None:
+    in_front_of_the_catalogue(
+        ready,
+        """
+        CREATE FUNCTION fault.current_setting(name TEXT) RETURNS TEXT LANGUAGE sql RETURN
+        CASE name
+            WHEN 'server_version_num' THEN '160004'
+            WHEN 'server_version' THEN '16.4'
+            ELSE pg_catalog.current_setting(name)
+        END
+        """,
+    )
+    finding = found(ready)["PostgreSQL version"]
+
+    assert (finding.level, finding.finding) == ("warning", "PostgreSQL 16.4")
+    assert finding.remedy == "use PostgreSQL 18, which anlyt is tested with"
+
+
+def test_an_old_nats_server_is_a_problem(ready: Settings) -> None:
+    finding = found_through(ready, rb'"version":"2\.15', b'"version":"2.10')["NATS version"]
+
+    assert (finding.level, finding.remedy) == ("problem", "upgrade it")
+    assert finding.finding.startswith("nats-server 2.10.")
+
+
+def test_clocks_that_differ_are_a_problem_also_from_one_another(ready: Settings) -> None:
+    in_front_of_the_catalogue(
+        ready,
+        "CREATE FUNCTION fault.clock_timestamp() RETURNS TIMESTAMPTZ LANGUAGE sql "
+        "RETURN pg_catalog.clock_timestamp() + make_interval(mins => 5)",
+    )
+    behind = found_through(ready, rb'"ts":"20\d\d', b'"ts":"2019')
+    ahead = found(ready)
+
+    assert (ahead["PostgreSQL clock"].level, ahead["NATS clock"].level) == ("problem", "ok")
+    assert ahead["PostgreSQL clock"].finding.startswith(("299.", "300."))
+    assert ahead["NATS and PostgreSQL clocks"].level == "problem"
+    assert "NTP" in ahead["NATS and PostgreSQL clocks"].remedy
+    assert behind["NATS clock"].level == "problem"
+
+
+def test_a_role_without_rights_is_a_problem(ready: Settings, postgres_server: EmbeddedPostgres) -> None:
+    assert ready.database_url is not None
+    url = ready.database_url.get_secret_value()
+
+    async def examine() -> list[Finding]:
+        async with login_role(postgres_server, url) as stranger:
+            return await doctor.examine(ready.model_copy(update={"database_url": SecretStr(stranger)}))
+
+    async def examine_reader() -> list[Finding]:
+        async with login_role(postgres_server, url, member_of="anlyt_reader") as reader:
+            return await doctor.examine(ready.model_copy(update={"database_url": SecretStr(reader)}))
+
+    stranger, reader = (
+        {finding.check: finding for finding in run(work())}["PostgreSQL rights"] for work in (examine, examine_reader)
+    )
+
+    assert (stranger.level, stranger.finding) == ("problem", "this role may not use the schema anlyt")
+    assert reader.level == "problem"
+    assert "may not read and write account_usage_daily" in reader.finding
+    assert "connect as the role that owns the schema" in reader.remedy
+
+
+def test_a_role_that_owns_no_table_can_make_no_partitions(ready: Settings, postgres_server: EmbeddedPostgres) -> None:
+    assert ready.database_url is not None
+    url = ready.database_url.get_secret_value()
+
+    async def examine() -> list[Finding]:
+        async with login_role(postgres_server, url) as other:
+            role = urlsplit(other).username
+            await execute(
+                ready,
+                f"GRANT USAGE ON SCHEMA anlyt TO {role}",
+                f"GRANT ALL ON ALL TABLES IN SCHEMA anlyt TO {role}",
+            )
+            findings = await doctor.examine(ready.model_copy(update={"database_url": SecretStr(other)}))
+            await execute(
+                ready,
+                f"REVOKE ALL ON ALL TABLES IN SCHEMA anlyt FROM {role}",
+                f"REVOKE ALL ON SCHEMA anlyt FROM {role}",
+            )
+            return findings
+
+    finding = {finding.check: finding for finding in run(examine())}["PostgreSQL rights"]
+
+    assert finding.level == "problem"
+    assert "does not own latency_histograms, metrics_hourly, operator_performance" in finding.finding
+
+
+def test_partitions_that_run_out_are_a_warning(ready: Settings) -> None:
+    later = jobs.months_ahead(datetime.now(UTC))[1:]
+    run(
+        execute(
+            ready,
+            *(f"DROP TABLE anlyt.{table}_{month:y%Ym%m}" for table in PARTITIONED_TABLES for month in later),
+        )
+    )
+    finding = found(ready)["partitions"]
+
+    assert finding.level == "warning"
+    assert finding.remedy == "run: anlyt jobs run partitions, and keep anlyt jobs loop running"
+
+
+def test_a_worker_that_fell_behind_is_told_from_one_that_is_not_there(ready: Settings) -> None:
+    run(execute(ready, counted(ready, ago_s=7_300)))
+    nobody = found(ready)["counting"]
+
+    async def with_a_worker() -> list[Finding]:
+        assert ready.database_url is not None
+        async with session(ready.database_url.get_secret_value(), application="anlyt-worker"):
+            return await doctor.examine(ready)
+
+    behind = {finding.check: finding for finding in run(with_a_worker())}["counting"]
+
+    assert nobody.finding.endswith("2 h ago, and no worker is connected")
+    assert nobody.remedy == "run: anlyt worker"
+    assert behind.level == "problem"
+    assert behind.finding.endswith("2 h ago, though workers are connected: they fall behind")
+    assert "ANLYT_PARTITIONS" in behind.remedy
+
+
+def letters(settings: Settings, number: int, *, hours_ago: int, reason: str) -> str:
+    return f"""
+        INSERT INTO anlyt.dead_letters (stream, sequence, batch_index, published_at, reason, detail, subject, headers,
+                                        body, recorded_at)
+        SELECT '{settings.stream}', {hours_ago} * 1000 + n, 0, now(), '{reason}', 'x', 's', '{{}}', '',
+               now() - make_interval(hours => {hours_ago}, mins => 1)
+        FROM generate_series(1, {number}) AS n
+    """  # noqa: S608 - a test's own
+
+
+def test_dead_letters_are_told_by_reason_and_are_a_problem_when_they_grow(ready: Settings) -> None:
+    assert "dead letters" not in found(ready)
+
+    run(execute(ready, *(letters(ready, 12, hours_ago=hours, reason="stale") for hours in range(1, 23))))
+    steady = found(ready)["dead letters"]
+    run(execute(ready, letters(ready, 300, hours_ago=0, reason="unknown_type")))
+    growing = found(ready)["dead letters"]
+
+    assert (steady.level, steady.remedy) == ("warning", "look: anlyt dead-letters list --reason stale")
+    assert steady.finding == "264 open ones in the last 24 h (264 stale), 0 of them in the last hour"
+    assert growing.level == "problem"
+    assert growing.finding.startswith("they grow: 564 open ones in the last 24 h (300 unknown_type, 264 stale), 300")
+    assert growing.remedy.startswith("look: anlyt dead-letters list --reason unknown_type")
+
+
+def test_a_stream_that_is_nearly_full_or_too_small_for_the_window_is_found(settings: Settings) -> None:
+    full = run(fill(settings, {"max_msgs": 10, "discard": "new"}, messages=9))
+    findings = found(settings)
+
+    assert full == 9
+    assert findings["stream room"].level == "problem"
+    assert "is 90% full (max_msgs 10); when it is full it refuses new events" in findings["stream room"].finding
+    assert findings["stream room"].remedy.startswith("raise max_msgs: nats stream edit")
+
+
+def test_limits_that_hold_less_than_the_window_at_the_present_rate_are_a_warning(settings: Settings) -> None:
+    run(fill(settings, {"max_msgs": 100, "discard": "new"}, messages=20))
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()[:19].encode()
+    finding = found_through(settings, rb'"first_ts":"[^"]{19}', b'"first_ts":"' + hour_ago)["stream room"]
+
+    assert finding.level == "warning"
+    assert "max_msgs 100 of " in finding.finding
+    assert finding.finding.endswith("holds 5 h at the present rate")
+    assert "raise max_msgs to what 48 h need" in finding.remedy
+
+
+async def fill(settings: Settings, limits: dict[str, Any], *, messages: int) -> int:
+    """A stream with limits and so many messages; how many it holds."""
+    assert settings.nats_url is not None
+    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="test")
+    body = {"name": settings.stream, "subjects": [settings.subjects], "storage": "file"} | limits
+    await jetstream.request(nc, f"STREAM.CREATE.{settings.stream}", body)
+    for number in range(messages):
+        await nc.jetstream().publish(settings.subjects.removesuffix(">") + "x", str(number).encode())
+    info = await jetstream.stream_info(nc, settings.stream)
+    await nc.close()
+    return info.messages

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from anlyt import jetstream, jobs, postgres
 from anlyt.errors import AnlytError, ConfigurationError, Retry
-from anlyt.events import SECOND_US
+from anlyt.events import DEDUPE_WINDOW_US, SECOND_US, parse_instant
 from anlyt.postgres import sql
 from anlyt.settings import format_duration
 from anlyt.snapshot import GUARDED_TABLES, STAFF_ROLE, TENANT_ROLE
@@ -29,6 +29,11 @@ NATS_VERSION_MIN: Final = (2, 12, 6)  # earlier ones let restores overwrite othe
 CLOCK_SKEW_MAX_S: Final = 60.0  # the exactly-once window leaves 10 min
 RUNWAY_MIN: Final = timedelta(days=31)
 LAG_MAX_S: Final = 60.0
+LETTERS_MANY: Final = 10  # in an hour; fewer are told, but are no growth
+LETTERS_GROWTH: Final = 3  # times the mean of the hours before
+FULL_SHARE: Final = 0.9
+WINDOW: Final = timedelta(microseconds=DEDUPE_WINDOW_US)
+ROOM_SPAN_MIN: Final = timedelta(minutes=10)  # less says nothing about a rate
 DAY_NS: Final = 86_400_000_000_000
 
 Level = Literal["ok", "warning", "problem"]
@@ -47,23 +52,28 @@ async def examine(settings: Settings) -> list[Finding]:
     """Every finding. A server that cannot be reached is a problem, not an error."""
     assert settings.database_url is not None
     assert settings.nats_url is not None
-    findings = await _examine_postgres(settings, settings.database_url.get_secret_value())
-    findings += await _examine_nats(settings, settings.nats_url.get_secret_value())
-    return findings
+    clocks: dict[str, float] = {}
+    findings = await _examine_postgres(settings, settings.database_url.get_secret_value(), clocks)
+    findings += await _examine_nats(settings, settings.nats_url.get_secret_value(), clocks)
+    return [*findings, *_compare_clocks(clocks)]
 
 
 # ---------------------------------------------------------------------------------------------------------- PostgreSQL
 
 
-async def _examine_postgres(settings: Settings, url: str) -> list[Finding]:
+async def _examine_postgres(settings: Settings, url: str, clocks: dict[str, float]) -> list[Finding]:
     try:
         async with postgres.session(url, application="anlyt-doctor") as conn:
-            findings = [await _check_version(conn), *await _check_durability(conn), await _check_clock(conn)]
+            findings = [await _check_version(conn), *await _check_durability(conn), await _check_clock(conn, clocks)]
+            rights = await _check_rights(conn)
+            findings += rights
+            if any(finding.level == "problem" for finding in rights):
+                return findings
             schema = await _check_schema(conn)
             findings.append(schema)
             if schema.level == "ok":
                 findings += [await _check_reading(conn), await _check_runway(conn)]
-                findings += await _check_counting(conn, settings)
+                findings += [*await _check_counting(conn, settings), *await _check_letters(conn, settings)]
                 findings += [*await _check_jobs(conn, settings), *await _check_streams(conn, settings)]
             return findings
     except (Retry, ConfigurationError) as error:
@@ -91,16 +101,24 @@ async def _check_durability(conn: Connection[Record]) -> list[Finding]:
     ]
 
 
-async def _check_clock(conn: Connection[Record]) -> Finding:
+async def _check_clock(conn: Connection[Record], clocks: dict[str, float]) -> Finding:
     before = time.time()
     theirs: datetime = await conn.fetchval(sql("doctor/read_clock"))
     ours = (before + time.time()) / 2
-    return _clock("PostgreSQL clock", abs(theirs.timestamp() - ours))
+    clocks["PostgreSQL"] = theirs.timestamp() - ours
+    return _clock("PostgreSQL clock", clocks["PostgreSQL"])
 
 
-def _clock(check: str, skew_s: float) -> Finding:
-    text = f"{skew_s:.1f} s from this machine's clock"
-    if skew_s > CLOCK_SKEW_MAX_S:
+def _compare_clocks(clocks: dict[str, float]) -> list[Finding]:
+    """What each is away from this machine's may be little, and yet much from one another."""
+    if len(clocks) < 2:  # noqa: PLR2004 - PostgreSQL and NATS
+        return []
+    return [_clock("NATS and PostgreSQL clocks", clocks["NATS"] - clocks["PostgreSQL"], other="one another")]
+
+
+def _clock(check: str, skew_s: float, *, other: str = "this machine's clock") -> Finding:
+    text = f"{abs(skew_s):.1f} s from {other}"
+    if abs(skew_s) > CLOCK_SKEW_MAX_S:
         return Finding(check, "problem", text, "synchronise the clocks (NTP): the exactly-once window relies on them")
     return Finding(check, "ok", text)
 
@@ -142,24 +160,69 @@ async def _check_runway(conn: Connection[Record]) -> Finding:
     return Finding("partitions", level, f"there are partitions until {first:%Y-%m-%d}", remedy)
 
 
+async def _check_rights(conn: Connection[Record]) -> list[Finding]:
+    """Nothing when the schema is not there yet."""
+    row = await conn.fetchrow(sql("doctor/list_missing_rights"), list(postgres.PARTITIONED_TABLES))
+    if row is None:
+        return []
+    remedy = "connect as the role that owns the schema, or give schema and tables to this role"
+    if not row["may_enter"]:
+        return [Finding("PostgreSQL rights", "problem", "this role may not use the schema anlyt", remedy)]
+    if row["not_writable"]:
+        text = f"this role may not read and write {', '.join(row['not_writable'])}"
+        return [Finding("PostgreSQL rights", "problem", text, remedy)]
+    if row["not_owned"]:
+        text = f"this role does not own {', '.join(row['not_owned'])}, so it can make no partitions"
+        return [Finding("PostgreSQL rights", "problem", text, remedy)]
+    return [Finding("PostgreSQL rights", "ok", "this role may do what the service has to")]
+
+
 async def _check_counting(conn: Connection[Record], settings: Settings) -> list[Finding]:
     row = await conn.fetchrow(sql("doctor/read_counting"), settings.stream)
     assert row is not None
-    findings: list[Finding] = []
-    if row["complete_through"] is None:
-        findings.append(Finding("counting", "warning", "nothing has been counted yet", "run: anlyt worker"))
-    else:
-        lag = (datetime.now(UTC) - row["complete_through"]).total_seconds()
-        level: Level = "ok" if lag <= LAG_MAX_S else "problem"
-        remedy = "" if level == "ok" else "start anlyt worker, or more of them with a higher ANLYT_PARTITIONS"
-        findings.append(Finding("counting", level, f"complete through {row['complete_through']:%F %T} UTC", remedy))
+    findings = [_counting(row["complete_through"], row["worker_sessions"])]
     if row["lost_messages"]:
         text = f"the stream dropped {row['lost_messages']} messages before they were counted"
         findings.append(Finding("lost messages", "problem", text, "raise the stream's limits; publish them again"))
-    if row["dead_letters"]:
-        text = f"{row['dead_letters']} in the last 24 h"
-        findings.append(Finding("dead letters", "warning", text, "look: anlyt dead-letters list"))
     return findings
+
+
+def _counting(complete_through: datetime | None, sessions: int) -> Finding:
+    """How far the counting is, and why it is no further."""
+    if complete_through is None:
+        return Finding("counting", "warning", "nothing has been counted yet", "run: anlyt worker")
+    lag = datetime.now(UTC) - complete_through
+    text = f"complete through {complete_through:%F %T} UTC"
+    if lag.total_seconds() <= LAG_MAX_S:
+        return Finding("counting", "ok", text)
+    behind = f"{text}, {_roughly(lag)} ago"
+    if not sessions:
+        return Finding("counting", "problem", f"{behind}, and no worker is connected", "run: anlyt worker")
+    remedy = "look at what the workers log and at the load of PostgreSQL; more workers need a higher ANLYT_PARTITIONS"
+    return Finding("counting", "problem", f"{behind}, though workers are connected: they fall behind", remedy)
+
+
+def _roughly(length: timedelta) -> str:
+    """A length of time in whole minutes, hours or days."""
+    for unit, size in (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1))):
+        if length >= 2 * size:
+            return f"{length // size} {unit}"
+    return format_duration(timedelta(seconds=round(length.total_seconds())))
+
+
+async def _check_letters(conn: Connection[Record], settings: Settings) -> list[Finding]:
+    """Dead letters of the last day; a problem when the last hour brought many more than the hours before it."""
+    rows = await conn.fetch(sql("doctor/count_dead_letters"), settings.stream)
+    if not rows:
+        return []
+    day, hour = (sum(row[name] for row in rows) for name in ("day_letters", "hour_letters"))
+    reasons = ", ".join(f"{row['day_letters']:,} {row['reason']}" for row in rows)
+    grows = hour >= LETTERS_MANY and hour > LETTERS_GROWTH * (day - hour) / 23
+    text = f"{day:,} open ones in the last 24 h ({reasons}), {hour:,} of them in the last hour"
+    look = f"look: anlyt dead-letters list --reason {rows[0]['reason']}"
+    if grows:
+        return [Finding("dead letters", "problem", f"they grow: {text}", f"{look}, and tell its producer")]
+    return [Finding("dead letters", "warning", text, look)]
 
 
 async def _check_jobs(conn: Connection[Record], settings: Settings) -> list[Finding]:
@@ -204,7 +267,7 @@ async def _check_streams(conn: Connection[Record], settings: Settings) -> list[F
 # ---------------------------------------------------------------------------------------------------------------- NATS
 
 
-async def _examine_nats(settings: Settings, url: str) -> list[Finding]:
+async def _examine_nats(settings: Settings, url: str, clocks: dict[str, float]) -> list[Finding]:
     try:
         nc = await jetstream.connect(url, name="anlyt-doctor")
     except Retry as error:
@@ -216,16 +279,17 @@ async def _examine_nats(settings: Settings, url: str) -> list[Finding]:
         findings = [
             Finding("NATS version", "ok" if new_enough else "problem", found, "" if new_enough else "upgrade it")
         ]
-        return [*findings, *await _check_stream(nc, settings)]
+        return [*findings, *await _check_stream(nc, settings, clocks), *await _check_room(nc, settings)]
     except AnlytError as error:
         return [Finding("stream", "problem", str(error), "run: anlyt migrate")]
     finally:
         await nc.close()
 
 
-async def _check_stream(nc: jetstream.Client, settings: Settings) -> list[Finding]:
+async def _check_stream(nc: jetstream.Client, settings: Settings, clocks: dict[str, float]) -> list[Finding]:
     info = await jetstream.stream_info(nc, settings.stream)
-    findings = [_clock("NATS clock", abs(time.time() - info.now / SECOND_US))]
+    clocks["NATS"] = info.now / SECOND_US - time.time()
+    findings = [_clock("NATS clock", clocks["NATS"])]
     problems = jetstream.stream_problems(info.config, settings.subjects)
     for problem in problems:
         level: Level = "problem" if problem.startswith("must") else "warning"
@@ -238,6 +302,27 @@ async def _check_stream(nc: jetstream.Client, settings: Settings) -> list[Findin
         age = info.config.get("max_age", 0)
         kept = f"{age / DAY_NS:.1f} days" if age else "without end"
         findings.append(Finding("stream", "ok", f"{settings.stream} holds {info.messages:,} messages, kept {kept}"))
+    return findings
+
+
+async def _check_room(nc: jetstream.Client, settings: Settings) -> list[Finding]:
+    """Whether the stream's limits hold what comes in the window, at the rate of what it holds now."""
+    answer = await jetstream.request(nc, f"STREAM.INFO.{settings.stream}")
+    config, state = answer["config"], answer["state"]
+    findings: list[Finding] = []
+    for limit, held in (("max_bytes", state["bytes"]), ("max_msgs", state["messages"])):
+        most = config.get(limit, -1)
+        if most <= 0 or not held:
+            continue
+        span = timedelta(microseconds=parse_instant(state["last_ts"]) - parse_instant(state["first_ts"]))
+        if held >= FULL_SHARE * most:
+            effect = "refuses new events" if config.get("discard") == "new" else "drops the oldest, counted or not"
+            text = f"{settings.stream} is {held / most:.0%} full ({limit} {most:,}); when it is full it {effect}"
+            findings.append(Finding("stream room", "problem", text, f"raise {limit}: {_remedy(config)}"))
+        elif span >= ROOM_SPAN_MIN and span * (most / held) < WINDOW:
+            text = f"{limit} {most:,} of {settings.stream} holds {_roughly(span * (most / held))} at the present rate"
+            remedy = f"raise {limit} to what {format_duration(WINDOW)} need: {_remedy(config)}"
+            findings.append(Finding("stream room", "warning", text, remedy))
     return findings
 
 

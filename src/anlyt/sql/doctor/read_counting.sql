@@ -1,13 +1,13 @@
--- How far a stream has been counted, what was lost, and recent dead letters that are open.
+-- How far a stream has been counted, what was lost, and how many workers have a session.
 -- $1 stream TEXT
 SELECT
     min(complete_through) AS complete_through,
     coalesce(max(lost_messages), 0) AS lost_messages,
     (
         SELECT count(*)
-        FROM anlyt.dead_letters
-        WHERE recorded_at > now() - INTERVAL '24 hours'
-          AND resolution IS NULL
-    ) AS dead_letters
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+          AND application_name = 'anlyt-worker'
+    ) AS worker_sessions
 FROM anlyt.stream_positions
 WHERE stream = $1

@@ -223,7 +223,7 @@ def test_numbers_beyond_two_to_the_53_are_shown_to_the_last_digit(site: Site) ->
         async with database(site.settings) as conn:
             for table, column in (("metrics_hourly", "hour_bucket"), ("metrics_daily", "day_bucket")):
                 await conn.execute(
-                    f"INSERT INTO anlyt.{table} ({column}, scope, scope_id, total_messages, delivered_messages,"  # noqa: S608
+                    f"INSERT INTO anlyt.{table} ({column}, scope, scope_id, total_messages, delivered_messages,"  # noqa: S608 - ours
                     " failed_messages, total_cost) VALUES ($1, 'ACCOUNT', $2, $3, $4, $5, 999999999999.999999)",
                     bucket,
                     account,

@@ -10,6 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import typescript
 from anlyt import api, asyncapi
 from anlyt.settings import Settings
 from anlyt.telemetry import Telemetry
@@ -30,6 +31,11 @@ def write_asyncapi() -> str:
     return _pretty(asyncapi.describe(Settings.model_validate({})))
 
 
+def write_typescript() -> str:
+    """schema.ts: what is sent and answered, for the TypeScript client."""
+    return typescript.write_schema(_app().openapi())
+
+
 def _app() -> Any:  # noqa: ANN401 - FastAPI's class is no dependency of the tools
     """The application over no database: it is described, never asked."""
     return api.build_app(pool=cast("Any", None), settings=Settings.model_validate({}), telemetry=Telemetry())
@@ -40,6 +46,7 @@ def _pretty(document: object) -> str:
 
 
 OUTPUTS: Final[Mapping[str, Callable[[], str]]] = {
+    "clients/typescript/src/schema.ts": write_typescript,
     "docs/reference/asyncapi.json": write_asyncapi,
     "docs/reference/openapi.json": write_openapi,
 }

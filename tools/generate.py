@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 import typer
 from msgspec import Struct
 
+import typescript
 from anlyt import cli, settings
 from anlyt.settings import PREFIX, Settings, format_duration
 from anlyt.telemetry import LOG_EVENTS, METRICS
@@ -467,6 +468,7 @@ def _options(command: Any) -> str:  # noqa: ANN401 - typer's own
 
 OUTPUTS: Final[Mapping[str, Callable[[Model], str]]] = {
     "src/anlyt/rows.py": write_rows,
+    "clients/typescript/src/rows.ts": lambda model: typescript.write_rows(model.tables),
     "docs/reference/schema.md": write_schema_reference,
     "docs/reference/settings.md": write_settings_reference,
     "docs/reference/limits.md": write_limits_reference,

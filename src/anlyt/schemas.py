@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     Schema = dict[str, Any]
 
 MONEY: Final = {"type": "string", "pattern": r"^-?[0-9]+\.[0-9]{6}$"}
-_INT32: Final = frozenset({"peakTps", "latencyP50Ms", "latencyP90Ms", "latencyP95Ms", "latencyP99Ms"})
+_SMALL: Final = ("index", "duplicateOf", "batchIndex", "bodyBytes", "attempts", "slot", "groups", "peakTps")
+_INT32: Final = frozenset(  # everything else is int64
+    {f"latencyP{percent}Ms" for percent in (50, 90, 95, 99)}
+    | {f"Tally.{verdict}" for verdict in ("accepted", "duplicate", "ignored", "rejected")}
+    | {"Problem.status", *_SMALL}
+)
 _FORMS: Final[Mapping[str, Schema]] = {  # of columns whose type in Python is just str
     "scope": {"enum": ["PLATFORM", "OPERATOR", "ACCOUNT"]},
     "operatorId": {"format": "uuid"},
@@ -41,7 +46,7 @@ def schema_of(record: type) -> dict[str, Any]:
 
 
 def _translate(kind: inspect.Type, name: str = "") -> Schema:
-    """The schema of any type; `name` is that of the member it belongs to."""
+    """The schema of any type; `name` is `Record.member` of the member it belongs to."""
     match kind:
         case inspect.StructType():
             return _object(kind)
@@ -64,14 +69,19 @@ def _scalar(kind: inspect.Type, name: str) -> Schema:
         case inspect.IntType():
             known = {"minimum": kind.ge, "maximum": kind.le}
             bounds = {word: value for word, value in known.items() if value is not None}
-            return {"type": "integer", "format": "int32" if name in _INT32 else "int64", **bounds}
+            return {"type": "integer", "format": "int64" if _INT32.isdisjoint(_names(name)) else "int32", **bounds}
         case inspect.StrType():
             longest = {} if kind.max_length is None else {"maxLength": kind.max_length}
-            return {"type": "string", **longest, **_FORMS.get(name, {})}
+            return {"type": "string", **longest, **_FORMS.get(_names(name)[1], {})}
         case _ if type(kind) in _PLAIN:
             return dict(_PLAIN[type(kind)])
         case _:
             raise TypeError(f"there is no schema for {kind}")
+
+
+def _names(name: str) -> tuple[str, str]:
+    """`Record.member`, and the member alone."""
+    return name, name.rpartition(".")[2]
 
 
 def _object(kind: inspect.StructType) -> Schema:
@@ -102,7 +112,7 @@ def _without_null(field: inspect.Field) -> inspect.Field:
 
 def _member(title: str, field: inspect.Field) -> Schema:
     """A member with its meaning and example; those beside a record of its own would be said twice."""
-    schema = _translate(field.type, field.encode_name)
+    schema = _translate(field.type, f"{title}.{field.encode_name}")
     term = find_term(title, field.encode_name)
     if term is None or "properties" in schema:
         return schema

@@ -175,18 +175,6 @@ def test_a_key_sends_events_of_its_own_ids_only(scope: str, own: str, sent: Any,
     assert OTHER_OPERATOR not in (fate.detail or "")
 
 
-def test_a_key_has_its_own_pace_and_gets_it_back_with_time() -> None:
-    pace = intake.Pace()
-    rounds = intake.EVENTS_BURST_MAX // BATCH_BODY_EVENTS_MAX
-
-    assert [pace.spend("a", BATCH_BODY_EVENTS_MAX, 100.0) for _ in range(rounds)] == [None] * rounds
-    wait_s = pace.spend("a", BATCH_BODY_EVENTS_MAX, 100.0)
-    assert wait_s == BATCH_BODY_EVENTS_MAX / intake.EVENTS_PER_S_MAX
-    assert pace.spend("b", BATCH_BODY_EVENTS_MAX, 100.0) is None
-    assert pace.spend("a", BATCH_BODY_EVENTS_MAX, 100.0 + wait_s) is None
-    assert pace.spend("a", 1, 100.0 + wait_s) is not None
-
-
 # ---------------------------------------------------------------------------------------------------------------- HTTP
 
 

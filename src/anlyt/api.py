@@ -29,6 +29,7 @@ from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
 from anlyt.gate import Gate, admitted, carries_credentials
+from anlyt.limits import Kind, Limits, Pace
 from anlyt.names import Names
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     Handler = Callable[["Service", PooledConnection, Grant, Request], Awaitable[Any]]
 
 EXPORT_LIMIT_S: Final = 600.0  # for a whole export
-EXPORTS_MAX: Final = 3  # at a time; each holds a connection of the pool
 READY_LIMIT_S: Final = 1.5
 METRICS_AGE_S: Final = 5.0  # what /metrics tells from PostgreSQL is at most so old
 FIELDS_MAX: Final = 200  # parameters of one request
@@ -76,10 +76,9 @@ class Service(msgspec.Struct, frozen=True):
     feed: live.Feed | None
     clickhouse: ClickHouse | None
     decoder: Decoder
-    pace: intake.Pace
+    pace: Pace  # of events
     bodies: asyncio.Semaphore
     desk: asyncio.Semaphore
-    exports: set[str]  # ids of the keys whose exports run now
 
 
 def build_app(  # noqa: PLR0913 - one parameter a part of the process
@@ -103,15 +102,14 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
     service = Service(
         settings=settings,
         telemetry=telemetry,
-        gate=Gate(pool, access.Tries(), clock or _utc_now, issuer),
+        gate=Gate(pool, access.Tries(), clock or _utc_now, Limits(settings.requests_per_s), issuer),
         publisher=publisher,
         feed=feed,
         clickhouse=clickhouse,
         decoder=Decoder(rules_of(settings)),
-        pace=intake.Pace(),
+        pace=Pace(intake.EVENTS_PER_S_MAX, intake.EVENTS_BURST_MAX),
         bodies=asyncio.Semaphore(BODIES_MAX),
         desk=asyncio.Semaphore(DESK_CHANGES_MAX),
-        exports=set(),
     )
     app = FastAPI(
         title="anlyt",
@@ -126,7 +124,7 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
     for name, report in REPORTS.items():
         _add(app, report.path, _rows(service, name), **openapi.describe_rows(name))
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
-    _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary), **openapi.describe_summary())
+    _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary, kind="heavy"), **openapi.describe_summary())
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
     _add(app, "/v1/live", _live(service), **openapi.describe_live())
     letters = "/v1/dead-letters"
@@ -187,29 +185,15 @@ def _page_handler(name: ReportName) -> Handler:
 async def _export(service: Service, name: ReportName, request: Request, answer: tuple[web.Begin, web.Piece]) -> None:
     """Write a whole period. An export holds a connection, so there are few at a time, and one of each key."""
     begin, piece = answer
-    async with admitted(service.gate, request, "metrics:read", limit_s=EXPORT_LIMIT_S) as (conn, grant):
+    async with admitted(service.gate, request, "metrics:read", limit_s=EXPORT_LIMIT_S, kind="file") as (conn, grant):
         query = read_query(name, _read_pairs(request), grant=grant, now=service.gate.clock())
-        key_id: str = request.state.key_id
-        if key_id in service.exports or len(service.exports) >= EXPORTS_MAX:
-            raise RequestError(
-                f"{len(service.exports)} exports run now, of at most {EXPORTS_MAX}, and one of each key; "
-                "ask again when one has ended",
-                status=429,
-                code="too-fast",
-            )
-        service.exports.add(key_id)
-        try:
-            stream_all = reports.stream_rows(
-                conn, grant, query, settings=service.settings, clickhouse=service.clickhouse
-            )
-            async with aclosing(stream_all) as stream:
-                fresh, _ = await anext(stream)
-                await begin(exports.headers(query, fresh))
-                await piece(exports.encode_head(query))
-                async for _, rows in stream:
-                    await piece(exports.encode_rows(query, rows))
-        finally:
-            service.exports.discard(key_id)
+        whole = reports.stream_rows(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
+        async with aclosing(whole) as stream:
+            fresh, _ = await anext(stream)
+            await begin(exports.headers(query, fresh))
+            await piece(exports.encode_head(query))
+            async for _, rows in stream:
+                await piece(exports.encode_rows(query, rows))
 
 
 async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:
@@ -429,13 +413,13 @@ def _document(document: object) -> Callable[[], Awaitable[Response]]:
 
 
 def _guarded(
-    service: Service, permission: access.Permission, handler: Handler
+    service: Service, permission: access.Permission, handler: Handler, *, kind: Kind = "light"
 ) -> Callable[[Request], Awaitable[Response]]:
     """An endpoint that 1. reads the key, 2. gets a connection, 3. admits, 4. asks the permission, 5. handles."""
 
     async def endpoint(request: Request) -> Response:
         web.check_accept(request)
-        async with admitted(service.gate, request, permission) as (conn, grant):
+        async with admitted(service.gate, request, permission, kind=kind) as (conn, grant):
             answer = await handler(service, conn, grant, request)
         return web.json_answer(answer)
 

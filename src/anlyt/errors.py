@@ -74,11 +74,14 @@ class DifferenceFound(AnlytError):
 class RequestError(AnlytError):
     """The request is not valid."""
 
-    def __init__(self, message: str, *, status: int, code: str, parameter: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int, code: str, parameter: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.parameter = parameter
+        self.retry_after_s = retry_after_s  # None: as its status says
 
 
 class Rejected(AnlytError):

@@ -20,6 +20,7 @@ from asyncpg import Pool, Record  # noqa: TC002 - the same
 
 from anlyt import access, keys, tokens
 from anlyt.errors import RequestError
+from anlyt.limits import Kind, Limits  # noqa: TC001 - msgspec reads the annotations of Gate
 from anlyt.postgres import unavailable
 from anlyt.session import read_session
 from anlyt.tokens import Bearer
@@ -44,6 +45,7 @@ class Gate(msgspec.Struct, frozen=True):
     pool: Pool[Record]
     tries: access.Tries
     clock: Callable[[], datetime]
+    limits: Limits
     issuer: tokens.Issuer | None = None  # whose tokens are taken
 
 
@@ -54,17 +56,21 @@ async def admitted(
     permission: access.Permission | None,
     *,
     limit_s: float = ANSWER_LIMIT_S,
+    kind: Kind = "light",
     credential: str | None = None,
 ) -> AsyncGenerator[tuple[PooledConnection, Grant]]:
     """The Grant of a request's key or token, and a connection to read with. Raises the 401, 403, 429 and 503.
 
     The key is `credential`, or what the request carries in a header or in its session. Any permission will do for None.
+    A question of some `kind` waits for a turn before it takes a session of the database.
     """
     with unavailable():
         async with asyncio.timeout(limit_s):
             presented = await _present(gate, request, credential)
             request.state.presented = presented
-            async with gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn:
+            caller = presented.caller if isinstance(presented, Bearer) else presented.key_sha256.hex()
+            gate.limits.check_pace(caller, time.monotonic())
+            async with gate.limits.lane(kind).turn(caller), gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn:
                 grant = await _admit(gate, conn, request, presented)
                 if permission is not None:
                     access.require(grant, permission)

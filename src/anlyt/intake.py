@@ -8,13 +8,11 @@ fare differently there, and becomes a dead letter.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.errors import Rejected, RequestError
 from anlyt.jetstream import MESSAGE_ID_HEADER, Outgoing, message_id
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 MEDIA_TYPES: Final = ("application/cloudevents+json", "application/cloudevents-batch+json", "application/json")
 EVENTS_PER_S_MAX: Final = 5_000  # of one key, in each API process
 EVENTS_BURST_MAX: Final = 20_000  # of one key at once, after a rest
-KEYS_MAX: Final = 10_000  # keys whose rate is remembered, the least recent forgotten first
 SINGLE_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
 
@@ -142,22 +139,3 @@ def _outgoing(kept: dict[str, bytes], subject: str) -> Outgoing | None:
     return Outgoing(
         subject, element, {"Content-Type": SINGLE_TYPE} | ({} if known_by is None else {MESSAGE_ID_HEADER: known_by})
     )
-
-
-class Pace:
-    """How many events each key may still send: a store that fills at EVENTS_PER_S_MAX up to EVENTS_BURST_MAX."""
-
-    def __init__(self) -> None:
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by key: events, and the time of that
-
-    def spend(self, key_id: str, events: int, now_s: float) -> float | None:
-        """Take `events` from a key's store; if it does not hold them, the seconds until it will. Any steady clock."""
-        assert events <= BATCH_BODY_EVENTS_MAX < EVENTS_BURST_MAX
-        left, at = self._left.get(key_id, (float(EVENTS_BURST_MAX), now_s))
-        left = min(float(EVENTS_BURST_MAX), left + (now_s - at) * EVENTS_PER_S_MAX)
-        wait_s = None if events <= left else (events - left) / EVENTS_PER_S_MAX
-        self._left[key_id] = (left if wait_s is not None else left - events, now_s)
-        self._left.move_to_end(key_id)
-        if len(self._left) > KEYS_MAX:
-            self._left.popitem(last=False)
-        return wait_s

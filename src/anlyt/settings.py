@@ -62,6 +62,9 @@ class Settings(BaseModel):
     cors_origins: tuple[str, ...] = Field(
         (), description="origins (comma-separated) whose pages may call the API, like https://app.example.com"
     )
+    requests_per_s: int = Field(
+        500, ge=1, le=100_000, description="requests one key or token may send a second, to each API process"
+    )
     jwks_url: str | None = Field(
         None, description="where the token issuer publishes its keys; https, or http on loopback"
     )

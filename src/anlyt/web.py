@@ -197,7 +197,8 @@ async def _left(receive: Receive) -> None:
 
 async def _on_request_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return problem(error.status, error.code, str(error), parameter=error.parameter)
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    return problem(error.status, error.code, str(error), parameter=error.parameter, headers=headers)
 
 
 async def _on_http_error(_request: Request, error: Exception) -> Response:

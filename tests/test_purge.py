@@ -9,7 +9,7 @@ import pytest
 
 from anlyt import jobs
 from anlyt.crash import CrashPoints
-from anlyt.postgres import session, sql
+from anlyt.postgres import session
 from support import run
 
 if TYPE_CHECKING:
@@ -129,26 +129,3 @@ def test_a_second_goes_six_hours_after_it_passed_and_was_last_touched(database_u
             return [row["scope_id"] for row in rows]
 
     assert run(scenario()) == ["backfilled", "new", "touched"]
-
-
-@pytest.mark.parametrize(
-    ("statement", "index"),
-    [("jobs/purge_events", "ix_anlyt_processed_at"), ("jobs/purge_second_counts", "second_counts_pkey")],
-)
-def test_the_search_for_old_rows_uses_an_index(database_url: str, statement: str, index: str) -> None:
-    async def plan() -> str:
-        async with session(database_url, application="test") as conn:
-            await add_positions(conn, [0 * H])
-            await conn.execute(
-                "INSERT INTO anlyt.processed_events SELECT 'id ' || n, 'x', now() - n * INTERVAL '1 minute'"
-                " FROM generate_series(1, 20000) AS n"
-            )
-            await conn.execute(
-                "INSERT INTO anlyt.second_counts SELECT now() - n * INTERVAL '1 minute', 'ACCOUNT', 'x', 1, now()"
-                " FROM generate_series(1, 20000) AS n"
-            )
-            await conn.execute("ANALYZE anlyt.processed_events, anlyt.second_counts")
-            rows = await conn.fetch(f"EXPLAIN {sql(statement)}".replace("$1", "1000"))
-            return "\n".join(row[0] for row in rows)
-
-    assert f"using {index}" in run(plan())

@@ -14,7 +14,7 @@ import pytest
 from anlyt import jobs
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable
-from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
+from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session
 from support import run, wait_until
 
 if TYPE_CHECKING:
@@ -305,24 +305,6 @@ def test_dead_letters_stay(database_url: str) -> None:
             assert await conn.fetchval("SELECT count(*) FROM anlyt.dead_letters") == 1
 
     run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("statement", "index"),
-    [
-        ("jobs/delete_metrics_daily", "metrics_daily_pkey"),
-        ("jobs/delete_account_usage_daily", "account_usage_daily_pkey"),
-    ],
-)
-def test_the_search_for_old_days_uses_the_primary_key(database_url: str, statement: str, index: str) -> None:
-    async def plan() -> str:
-        async with session(database_url, application="test") as conn:
-            await add_days(conn, list(range(400)), accounts=200)
-            await conn.execute("ANALYZE anlyt.metrics_daily, anlyt.account_usage_daily")
-            rows = await conn.fetch(f"EXPLAIN {sql(statement)}", 1_000, TODAY - 366 * DAY)
-            return "\n".join(row[0] for row in rows)
-
-    assert f"using {index}" in run(plan())
 
 
 def test_a_table_that_only_looks_like_a_month_is_left_alone(database_url: str) -> None:

@@ -10,7 +10,7 @@ WITH horizon AS (
        AND count(*) = count(complete_through)
 ),
 doomed AS MATERIALIZED (
-    SELECT event_id
+    SELECT ctid AS place, event_id
     FROM anlyt.processed_events
     WHERE processed_at < (SELECT before FROM horizon)
     ORDER BY processed_at
@@ -27,9 +27,8 @@ settled AS (
     RETURNING 1
 ),
 deleted AS (
-    DELETE FROM anlyt.processed_events AS e
-    USING doomed AS d
-    WHERE e.event_id = d.event_id
+    DELETE FROM anlyt.processed_events
+    WHERE ctid = ANY (ARRAY(SELECT place FROM doomed))
       AND (SELECT count(*) FROM settled) IS NOT NULL
     RETURNING 1
 )

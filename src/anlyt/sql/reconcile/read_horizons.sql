@@ -2,7 +2,7 @@
 -- is older is past its retention and may be leaving, one table after the other.
 SELECT
     LEAST(max(first_month), date_trunc('month', now() - INTERVAL '90 days', 'UTC')) AS hours_since,
-    now() - INTERVAL '365 days' AS days_since
+    date_trunc('day', now() - INTERVAL '365 days', 'UTC') AS days_since
 FROM (
     SELECT coalesce(min(to_date(right(child.relname, 7), 'YYYY"m"MM')::TIMESTAMP AT TIME ZONE 'UTC'), 'infinity')
         AS first_month

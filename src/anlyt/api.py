@@ -190,10 +190,12 @@ async def _export(service: Service, name: ReportName, request: Request, answer: 
         whole = reports.stream_rows(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
         async with aclosing(whole) as stream:
             fresh, _ = await anext(stream)
+            encoder = exports.open_encoder(query, fresh, currency=service.settings.currency)
             await begin(exports.headers(query, fresh))
-            await piece(exports.encode_head(query))
+            await piece(encoder.encode_head())
             async for _, rows in stream:
-                await piece(exports.encode_rows(query, rows))
+                await piece(encoder.encode_rows(rows))
+            await piece(encoder.encode_end())
 
 
 async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:

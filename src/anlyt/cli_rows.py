@@ -1,10 +1,11 @@
 """The commands that print rows: query a page, export a whole period.
 
-In: the parameters of the API's routes, as options. Out: a table, JSON, CSV or NDJSON, of the same rows.
+In: the parameters of the API's routes, as options. Out: a table, JSON, CSV, NDJSON or Parquet, of the same rows.
 """
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, cast
@@ -181,7 +182,7 @@ def query_summary(  # noqa: PLR0913 - one option a parameter
     query_module.show_summary(answer, as_json=as_json, as_csv=as_csv)
 
 
-_EXPORT_FORMATS: Final = ("csv", "ndjson")
+_EXPORT_FORMATS: Final = ("csv", "ndjson", "parquet")
 
 
 def _tables() -> Sequence[str]:
@@ -206,7 +207,8 @@ def export_rows(  # noqa: PLR0913 - one option a parameter
     start: From = None,
     end: To = None,
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="csv or ndjson.", autocompletion=completing(_formats))
+        str,
+        typer.Option("--format", metavar="FORMAT", help="csv, ndjson or parquet.", autocompletion=completing(_formats)),
     ] = "csv",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Without it, stdout.")] = None,
     as_json: Json = False,
@@ -225,10 +227,13 @@ def export_rows(  # noqa: PLR0913 - one option a parameter
     name: ReportName | None = next((known for known in REPORTS if known == table), None)
     if name is None or form not in _EXPORT_FORMATS:
         raise UsageError(
-            f"there is no export of {table!r} as {form!r}: tables are {', '.join(REPORTS)}, formats csv and ndjson"
+            f"there is no export of {table!r} as {form!r}: tables are {', '.join(REPORTS)}, "
+            f"formats {', '.join(_EXPORT_FORMATS)}"
         )
     if as_json and output is None:
         raise UsageError("--json needs --output: without it the rows themselves go to stdout")
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("a Parquet file is not for a terminal; add --output FILE")
     given = {"scope": scope, "from": start, "to": end, "format": form}
     pairs = [(parameter, value) for parameter, value in given.items() if value is not None]
     pairs += [(REPORTS[name].id_parameter, value) for value in ids or []]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Struct
 
-from anlyt import web
+from anlyt import parquet, web
 from anlyt.schemas import schema_of
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ PROBLEMS: Final[Mapping[str, Example]] = {
         500,
         "this is a mistake of the service; its log has the cause, near the line with this answer's X-Request-Id",
     ),
+    "not-installed": Example(501, parquet.MISSING, "format"),
     "unavailable": Example(503, "the database cannot be reached at the moment; try again in a few seconds"),
     "too-slow": Example(503, "the answer took too long; ask for a shorter period or fewer ids"),
 }

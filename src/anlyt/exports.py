@@ -1,4 +1,4 @@
-"""Rows as files: CSV and NDJSON, written piece by piece while they are read.
+"""Rows as files: CSV, NDJSON and Parquet, written piece by piece while they are read.
 
 In: a checked Query and rows of reports.stream_rows. Out: bytes, with the JSON's names and values, and for the command
 line a file with its row count and SHA-256. A file is whole or not there: it gets its name when the last row is written.
@@ -13,7 +13,7 @@ import io
 import sys
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,7 @@ from msgspec import Struct
 from anlyt import reports
 from anlyt.access import make_grant
 from anlyt.errors import AnlytError, RequestError, UsageError
+from anlyt.parquet import ParquetEncoder
 from anlyt.postgres import session
 from anlyt.queries import ReportName, read_query
 
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from anlyt.queries import Query
     from anlyt.settings import Settings
 
-MEDIA_TYPES: Final = {"csv": "text/csv; charset=utf-8; header=present", "ndjson": "application/x-ndjson"}
+MEDIA_TYPES: Final = {
+    "csv": "text/csv; charset=utf-8; header=present",
+    "ndjson": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
 TEXT_COLUMNS: Final = frozenset({"scope", "scopeId", "operatorId", "accountId"})
 DEFUSED: Final = ("=", "+", "-", "@", "\t", "\r")
 EXPORT_STATEMENT_TIMEOUT_S: Final = 300.0  # of the command, for one fetch
@@ -60,16 +65,76 @@ def headers(query: Query, fresh: reports.Freshness) -> dict[str, str]:
     }
 
 
-def encode_head(query: Query) -> bytes:
-    """What stands before the rows: in CSV the columns' names."""
-    return b"" if query.format == "ndjson" else _csv([reports.ROWS[query.name].__struct_encode_fields__])
+class Encoder(Protocol):
+    """A file that is being made: what to write before, for and behind its rows."""
+
+    def encode_head(self) -> bytes: ...  # noqa: D102 - as the class says
+    def encode_rows(self, rows: Sequence[Struct]) -> bytes: ...  # noqa: D102 - the same
+    def encode_end(self) -> bytes: ...  # noqa: D102 - the same
 
 
-def encode_rows(query: Query, rows: Sequence[Struct]) -> bytes:
-    """Rows, each with its line end."""
-    if query.format == "ndjson":
+def open_encoder(query: Query, fresh: reports.Freshness, *, currency: str) -> Encoder:
+    """What makes a file of the format that was asked for. Raises RequestError 501 when that cannot be made here."""
+    record = reports.ROWS[query.name]
+    match query.format:
+        case "csv":
+            return CsvEncoder(record)
+        case "ndjson":
+            return NdjsonEncoder()
+        case "parquet":
+            return ParquetEncoder(record, _facts(query, fresh, currency))
+        case "json":
+            raise AssertionError("a page is no file")
+        case _:
+            assert_never(query.format)
+
+
+class NdjsonEncoder:
+    """A JSON object and a line end for each row."""
+
+    def encode_head(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def encode_rows(self, rows: Sequence[Struct]) -> bytes:
+        """Rows, each with its line end."""
         return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-    return _csv([_cells(msgspec.to_builtins(row)) for row in rows])
+
+    def encode_end(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
+class CsvEncoder:
+    """RFC 4180, with the columns' names."""
+
+    def __init__(self, record: type[Struct]) -> None:
+        self._names = record.__struct_encode_fields__
+
+    def encode_head(self) -> bytes:
+        """The columns' names."""
+        return _csv([self._names])
+
+    def encode_rows(self, rows: Sequence[Struct]) -> bytes:
+        """Rows, each with its line end."""
+        return _csv([_cells(msgspec.to_builtins(row)) for row in rows])
+
+    def encode_end(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
+def _facts(query: Query, fresh: reports.Freshness, currency: str) -> dict[str, str]:
+    """What a file that has room for it says about itself."""
+    through = {} if fresh.complete_through is None else {"anlyt.completeThrough": _iso(fresh.complete_through)}
+    return {
+        "anlyt.table": query.name,
+        "anlyt.from": _iso(query.start),
+        "anlyt.to": _iso(query.end),
+        "anlyt.asOf": _iso(fresh.as_of),
+        "anlyt.currency": currency,
+        **through,
+    }
 
 
 def _cells(row: Mapping[str, Any]) -> list[object]:
@@ -122,11 +187,21 @@ async def export(
             ) as conn,
             aclosing(reports.stream_rows(conn, grant, query, settings=settings, clickhouse=clickhouse)) as stream,
         ):
-            digest.update(_written(file, encode_head(query)))
+            fresh, _ = await anext(stream)
+            encoder = _open_or_refuse(query, fresh, settings.currency)
+            digest.update(_written(file, encoder.encode_head()))
             async for _, rows in stream:
-                digest.update(_written(file, encode_rows(query, rows)))
+                digest.update(_written(file, encoder.encode_rows(rows)))
                 count += len(rows)
+            digest.update(_written(file, encoder.encode_end()))
     return Exported(count, digest.hexdigest())
+
+
+def _open_or_refuse(query: Query, fresh: reports.Freshness, currency: str) -> Encoder:
+    try:
+        return open_encoder(query, fresh, currency=currency)
+    except RequestError as error:
+        raise UsageError(str(error)) from None
 
 
 def _written(file: IO[bytes], piece: bytes) -> bytes:

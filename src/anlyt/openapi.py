@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from anlyt import asyncapi, desk, document, intake, live, reports, summaries
+from anlyt import asyncapi, desk, document, exports, intake, live, reports, summaries
 from anlyt.names import NameList
 from anlyt.queries import (
     LETTERS_PARAMETERS,
@@ -72,9 +72,11 @@ def describe_rows(name: ReportName) -> dict[str, Any]:
     """One of the four row routes."""
     described = _describe(f"list{name.title()}", REPORTS[name].meaning, list(parameter_names(name)))
     text = {"schema": {"type": "string"}}
-    whole = {"text/csv": text, "application/x-ndjson": text}
+    binary = {"schema": {"type": "string", "contentMediaType": exports.MEDIA_TYPES["parquet"]}}
+    whole = {"text/csv": text, "application/x-ndjson": text, exports.MEDIA_TYPES["parquet"]: binary}
     answer = {"description": "A page as JSON, or with `format` all rows.", "content": _json(_page_of(name)) | whole}
-    return described | {"responses": {200: answer, **described["responses"]}}
+    missing = _problems({501: "`format=parquet` where the API has no pyarrow."})
+    return described | {"responses": {200: answer, **described["responses"], **missing}}
 
 
 def describe_status() -> dict[str, Any]:

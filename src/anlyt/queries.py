@@ -40,7 +40,7 @@ Sort = Literal[
     "avgLatencyMs",
 ]
 Order = Literal["desc", "asc"]
-Format = Literal["json", "csv", "ndjson"]
+Format = Literal["json", "csv", "ndjson", "parquet"]
 
 GROUPINGS: Final[tuple[GroupBy, ...]] = get_args(GroupBy)
 SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
@@ -108,7 +108,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
         "Rows of one page.", {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}
     ),
     "format": Parameter(
-        "`json` is one page; `csv` and `ndjson` stream the whole period, without `limit` and `cursor`.",
+        "`json` is one page; the others stream the whole period, without `limit` and `cursor`.",
         {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]},
     ),
     "reason": Parameter("Only dead letters with this reason.", {"type": "string", "enum": list(REASONS)}),

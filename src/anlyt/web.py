@@ -85,6 +85,7 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "unsupported-media-type": "The body is of a type that is not taken",
     "no-valid-event": "No event can be counted",
     "internal-error": "Something went wrong on our side",
+    "not-installed": "What this needs is not installed",
     "unavailable": "The service is not available",
     "too-slow": "The answer took too long",
 }

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anlyt import jobs
-from anlyt.clickhouse import TABLES
+from anlyt import archive as archive_module
+from anlyt import jobs, reconcile
+from anlyt.clickhouse import TABLES, statement
 from anlyt.crash import CrashPoints
 from anlyt.errors import ConfigurationError, DifferenceFound
 from anlyt.postgres import ensure_partitions, session
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection
 
-    from anlyt.clickhouse import ClickHouse
+    from anlyt.clickhouse import ArchiveTable, ClickHouse
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -235,7 +236,7 @@ def test_nothing_leaves_before_the_archive_has_it(database_url: str, clickhouse:
         async with session(database_url, application="test") as conn:
             await add_old(conn)
             before = {table.name: await rows_here(conn, table.name) for table in TABLES}
-            await jobs.archive_module.make_tables(clickhouse)
+            await archive_module.make_tables(clickhouse)
 
             assert await retain(database_url, clickhouse) == {"partitions_dropped": 0, "days_deleted": 0}
             assert {table.name: await rows_here(conn, table.name) for table in TABLES} == before
@@ -320,3 +321,105 @@ def test_a_day_that_was_leaving_when_retention_was_killed_is_not_copied_over_the
             assert (await retain(database_url, clickhouse))["days_deleted"] == 2
 
     run(scenario())
+
+
+# ----------------------------------------------------------------------------------------------------------- reconcile
+
+
+async def archive_findings(url: str, clickhouse: ClickHouse) -> list[reconcile.Difference]:
+    (found,) = [each for each in await reconcile.reconcile(url, clickhouse) if each.identity.number == 7]
+    assert found.total == len(found.differences)
+    return list(found.differences)
+
+
+def test_reconcile_names_every_cell_in_which_the_archive_is_not_as_it_was_copied(
+    database_url: str, clickhouse: ClickHouse
+) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            for age in (1, 2, 3):
+                await add_day(conn, TODAY - age * DAY)
+            await copy(database_url, clickhouse)
+            assert await archive_findings(database_url, clickhouse) == []
+
+            # A day that changed since waits for the next night, and is no difference.
+            await conn.execute(
+                "UPDATE anlyt.metrics_daily SET failed_messages = 5 WHERE day_bucket = $1", TODAY - 2 * DAY
+            )
+            assert await archive_findings(database_url, clickhouse) == []
+
+            await clickhouse.execute(
+                "ALTER TABLE metrics_hourly UPDATE total_cost = total_cost + 0.000001, peak_tps = 9"
+                f" WHERE hour_bucket = toDateTime({int((TODAY - DAY).timestamp())}, 'UTC') AND scope_id = '{UUIDS[1]}'"
+                " SETTINGS mutations_sync = 1"
+            )
+            await clickhouse.execute(
+                f"ALTER TABLE account_usage_daily DELETE WHERE account_id = '{UUIDS[2]}' SETTINGS mutations_sync = 1"
+            )
+            found = await archive_findings(database_url, clickhouse)
+
+            assert {
+                (each.table_name, each.scope_id, each.column_name, each.found, each.expected) for each in found
+            } == {
+                ("metrics_hourly", UUIDS[1], "total_cost", "0.000002", "0.000001"),
+                ("metrics_hourly", UUIDS[1], "peak_tps", "9", "3"),
+                ("account_usage_daily", UUIDS[2], "*", "no row", "a row"),
+            }
+            assert len(found) == 2 + 3
+
+            await copy(database_url, clickhouse)
+            assert await archive_findings(database_url, clickhouse) == []
+
+    run(scenario())
+
+
+# ------------------------------------------------------------------------------------------------------------- cluster
+
+
+@pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
+def test_on_a_cluster_every_statement_is_replicated_and_distributed(
+    clickhouse: ClickHouse, table: ArchiveTable
+) -> None:
+    names = [archive_module.STATEMENTS[table.name].create, "archive/distribute_rows", "archive/replace_month"]
+    names += [
+        "archive/drop_rows",
+        "archive/drop_stored",
+        "archive/keep_days",
+        archive_module.STATEMENTS[table.name].check,
+    ]
+    texts = {
+        (name, staging): statement(name, table, staging=staging, cluster="main")
+        for name in names
+        for staging in (False, True)
+    }
+
+    async def scenario() -> None:
+        await archive_module.make_tables(clickhouse)
+        for (name, _), text in texts.items():
+            (row,) = await clickhouse.fetch("SELECT formatQuery({text:String}) AS parsed", {"text": text})
+            read_or_added = name.startswith(("archive/keep", "archive/check"))
+            assert ("ON CLUSTER main" in row["parsed"].replace("`", "")) != read_or_added, row["parsed"]
+
+    run(scenario())
+    create = texts[archive_module.STATEMENTS[table.name].create, False]
+    assert f"{table.name}_local ON CLUSTER 'main'" in create
+    assert "ENGINE = ReplicatedMergeTree\n" in create
+    spread = texts["archive/distribute_rows", True]
+    assert f"CREATE TABLE IF NOT EXISTS {table.name}_staging ON CLUSTER 'main' AS {table.name}_staging_local" in spread
+    assert f"Distributed('main', currentDatabase(), '{table.name}_staging_local', cityHash64({table.key}))" in spread
+    replace = texts["archive/replace_month", False]
+    assert f"ALTER TABLE {table.name}_local ON CLUSTER 'main'" in replace
+    assert f"FROM {table.name}_staging_local" in replace
+    assert "{cluster}" not in "".join(texts.values())
+
+
+@pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
+def test_without_a_cluster_the_tables_are_the_founding_documents(table: ArchiveTable) -> None:
+    text = statement(archive_module.STATEMENTS[table.name].create, table)
+
+    assert "CLUSTER" not in text
+    assert f"CREATE TABLE IF NOT EXISTS {table.name}\n" in text
+    assert f"ENGINE = MergeTree\nPARTITION BY toYYYYMM({table.bucket})\nORDER BY (" in text
+    assert text.partition("ORDER BY (")[2].partition(")")[0].endswith(f", {table.bucket}")
+    if table.key == "scope_id":
+        assert "    scope LowCardinality(String),\n    scope_id String,\n    total_messages UInt64,\n" in text

@@ -46,6 +46,7 @@ def write_statements(tables: Sequence[Table]) -> dict[str, str]:
         "sum": write_sum,
         "check": write_check,
         "list": write_list,
+        "rows": write_rows,
     }
     return {
         f"src/anlyt/sql/archive/{verb}_{table.name}.sql": write(table)
@@ -98,6 +99,22 @@ def write_copy(table: Table) -> str:
 -- Generated from schema.sql by make gen.
 SELECT
 {_lines(_copied(column) for column in table.columns)}
+FROM anlyt.{table.name}
+WHERE {bucket} >= $1
+  AND {bucket} < $2
+"""
+
+
+def write_rows(table: Table) -> str:
+    """Rows of PostgreSQL with the values ClickHouse answers with."""
+    bucket = table.primary_key[0]
+    shown = (f"{c.name}::TEXT AS {c.name}" if c.type == "UUID" else c.name for c in table.columns)
+    return f"""\
+-- Rows of {table.name}, to be held against those of the archive.
+-- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
+-- Generated from schema.sql by make gen.
+SELECT
+{_lines(shown)}
 FROM anlyt.{table.name}
 WHERE {bucket} >= $1
   AND {bucket} < $2

@@ -58,6 +58,7 @@ class Statements(Struct, frozen=True):
     copy: str
     sum: str
     check: str
+    rows: str
 
 
 STATEMENTS: Final[Mapping[str, Statements]] = {
@@ -66,24 +67,28 @@ STATEMENTS: Final[Mapping[str, Statements]] = {
         "archive/copy_metrics_hourly",
         "archive/sum_metrics_hourly",
         "archive/check_metrics_hourly",
+        "archive/rows_metrics_hourly",
     ),
     "metrics_daily": Statements(
         "archive/create_metrics_daily",
         "archive/copy_metrics_daily",
         "archive/sum_metrics_daily",
         "archive/check_metrics_daily",
+        "archive/rows_metrics_daily",
     ),
     "operator_performance": Statements(
         "archive/create_operator_performance",
         "archive/copy_operator_performance",
         "archive/sum_operator_performance",
         "archive/check_operator_performance",
+        "archive/rows_operator_performance",
     ),
     "account_usage_daily": Statements(
         "archive/create_account_usage_daily",
         "archive/copy_account_usage_daily",
         "archive/sum_account_usage_daily",
         "archive/check_account_usage_daily",
+        "archive/rows_account_usage_daily",
     ),
 }
 
@@ -163,6 +168,7 @@ class Plan(Struct, frozen=True):
 
     here: Days
     there: Days
+    noted: Days
     changed: tuple[datetime, ...]  # to be copied
     unnoted: Days  # as they should be, but without their receipt
     lost: tuple[datetime, ...]  # noted, but neither here nor there
@@ -193,6 +199,7 @@ async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: Ar
     return Plan(
         here=here,
         there=there,
+        noted=noted,
         changed=tuple(day for day, sums in sorted(here.items()) if there.get(day) != sums),
         unnoted={day: sums for day, sums in here.items() if there.get(day) == sums and noted.get(day) != sums},
         lost=tuple(day for day, sums in noted.items() if day not in here and there.get(day) != sums),
@@ -352,6 +359,12 @@ async def confirmed_until(
         ),
         default=until,
     )
+
+
+async def differing_days(conn: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> list[datetime]:
+    """Days from the border on that are here as they were copied, but not in the archive."""
+    plan = await _compare(conn, clickhouse, table)
+    return [day for day in plan.changed if plan.noted.get(day) == plan.here[day]]
 
 
 async def move_border(conn: Connection[Record], tables: Sequence[ArchiveTable], hot_since: datetime) -> None:

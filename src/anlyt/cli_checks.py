@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anlyt.cli_shared import Json, connected, database_url, print_json, run_work, show_rows
+from anlyt.cli_shared import Json, connected, database_url, find_archive, print_json, run_work, show_rows
 from anlyt.errors import AnlytError, DifferenceFound, UsageError
 from anlyt.talk import say
 
@@ -51,7 +51,8 @@ def reconcile(ctx: typer.Context, *, as_json: Json = False) -> None:
 
     from anlyt import reconcile as reconcile_module
 
-    findings = run_work(reconcile_module.reconcile(database_url(connected(ctx))))
+    settings = connected(ctx)
+    findings = run_work(reconcile_module.reconcile(database_url(settings), find_archive(settings)))
     rows = [[msgspec.structs.asdict(cell) for cell in finding.differences] for finding in findings]
     if as_json:
         print_json(

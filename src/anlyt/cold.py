@@ -41,11 +41,17 @@ _STEP: Final[Mapping[str, timedelta]] = {"hour_bucket": timedelta(days=1), "day_
 _BY_NAME: Final = {table.name: table for table in TABLES}
 HOURS: Final = _BY_NAME["metrics_hourly"]
 DAYS: Final = _BY_NAME["metrics_daily"]
-REPORTED: Final[Mapping[ReportName, tuple[ArchiveTable, str]]] = {
-    "hourly": (HOURS, "archive/list_metrics_hourly"),
-    "daily": (DAYS, "archive/list_metrics_daily"),
-    "operators": (_BY_NAME["operator_performance"], "archive/list_operator_performance"),
-    "accounts": (_BY_NAME["account_usage_daily"], "archive/list_account_usage_daily"),
+LISTS: Final[Mapping[str, str]] = {
+    "metrics_hourly": "archive/list_metrics_hourly",
+    "metrics_daily": "archive/list_metrics_daily",
+    "operator_performance": "archive/list_operator_performance",
+    "account_usage_daily": "archive/list_account_usage_daily",
+}
+REPORTED: Final[Mapping[ReportName, ArchiveTable]] = {
+    "hourly": HOURS,
+    "daily": DAYS,
+    "operators": _BY_NAME["operator_performance"],
+    "accounts": _BY_NAME["account_usage_daily"],
 }
 
 
@@ -84,7 +90,7 @@ def split(cold: Cold | None, query: Query) -> tuple[Query | None, Query | None]:
     """The parts of a question before and from the border; None for a part that is empty."""
     if cold is None:
         return None, query
-    border = cold.border(REPORTED[query.name][0])
+    border = cold.border(REPORTED[query.name])
     before = replace(query, end=min(query.end, border)) if query.start < border else None
     behind = query if query.start >= border else None
     if query.start < border < query.end:
@@ -97,15 +103,15 @@ def split(cold: Cold | None, query: Query) -> tuple[Query | None, Query | None]:
 
 async def list_rows(cold: Cold, visible: Visible, query: Query, *, limit: int = ROWS_MAX) -> list[tuple[Any, ...]]:
     """The rows of a part before the border, in order; each with the columns of its table."""
-    table, name = REPORTED[query.name]
-    text = statement(name, table, cluster=cold.clickhouse.cluster)
+    table = REPORTED[query.name]
+    text = statement(LISTS[table.name], table, cluster=cold.clickhouse.cluster)
     return await cold.clickhouse.fetch_rows(text, _values(visible, query, limit))
 
 
 async def stream_rows(cold: Cold, visible: Visible, query: Query) -> AsyncGenerator[list[tuple[Any, ...]]]:
     """All rows of a part before the border, some at a time, so that neither side ever sorts or holds them all."""
-    table, name = REPORTED[query.name]
-    text = statement(name, table, cluster=cold.clickhouse.cluster)
+    table = REPORTED[query.name]
+    text = statement(LISTS[table.name], table, cluster=cold.clickhouse.cluster)
     start = query.start
     while start < query.end:
         end = min(start + _STEP[table.bucket], query.end)

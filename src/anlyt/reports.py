@@ -122,7 +122,7 @@ async def read_page(
             complete_through=fresh.complete_through,
             lag_seconds=fresh.lag_seconds,
             currency=settings.currency,
-            source=source_of(cold, REPORTED[query.name][0], query.start, query.end),
+            source=source_of(cold, REPORTED[query.name], query.start, query.end),
             from_=query.start,
             to=query.end,
         ),

@@ -1,0 +1,15 @@
+-- Rows of account_usage_daily, to be held against those of the archive.
+-- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
+-- Generated from schema.sql by make gen.
+SELECT
+    day_bucket,
+    account_id::TEXT AS account_id,
+    messages_sent,
+    messages_delivered,
+    messages_failed,
+    total_cost,
+    total_segments,
+    updated_at
+FROM anlyt.account_usage_daily
+WHERE day_bucket >= $1
+  AND day_bucket < $2

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from anlyt.cold import NO_SUMS
 from anlyt.postgres import ensure_partitions, session, sql
 from databases import execute
 from support import run
@@ -149,8 +150,10 @@ PLANS: Final[dict[str, Plan]] = {
     "read/list_last_runs": Plan((), rows=12),
     "read/list_operators": Plan((*PERIOD, FROM_START, NO_ID, None, 30), rows=40, days=2),
     "read/merge_latencies": Plan((*SPANS, None, False), rows=(24 + 30 + 1) * OPERATORS, days=31),
-    "read/sum_ids": Plan((HOURS, DAYS_BACK, "ACCOUNT", [ID], "totalMessages", True, 10), rows=24 + 30, days=2),
-    "read/sum_spans": Plan((*SPANS, "ACCOUNT", [ID]), rows=24 + 30, days=2),
+    "read/sum_ids": Plan(
+        (HOURS, DAYS_BACK, "ACCOUNT", [ID], "totalMessages", True, 10, *NO_SUMS.values), rows=24 + 30, days=2
+    ),
+    "read/sum_spans": Plan((*SPANS, "ACCOUNT", [ID], *NO_SUMS.values), rows=24 + 30, days=2),
     "top/list_seconds": Plan((NOW, 10, 30), rows=160),
 }
 FEW: Final = {  # statements that touch no table that grows, and why they may do as they like

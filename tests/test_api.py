@@ -170,11 +170,17 @@ def test_a_key_in_the_address_is_no_key(database_url: str) -> None:
             headers = await key_for(conn, "PLATFORM")
             text = headers["Authorization"].removeprefix("Bearer ")
 
-            assert (await client.get("/v1/status", params={"key": text})).status_code == 401
+            with capture_logs() as entries:
+                alone = await client.get("/v1/status", params={"key": text})
+            assert alone.status_code == 401
+            assert "revoke" in problem_of(alone)["detail"]
+            (warning,) = [entry for entry in entries if entry["event"] == "key-in-address"]
+            assert warning["key_id"] == text[6:18]
             for route in (*ROUTES, "/v1/status"):
                 response = await client.get(route, params={"api_key": text}, headers=headers)
                 assert response.status_code == 422
                 assert problem_of(response)["parameter"] == "api_key"
+                assert "should be revoked" in problem_of(response)["detail"]
                 assert text not in response.text
 
     run(story())
@@ -602,6 +608,54 @@ def test_the_description_names_every_route_and_parameter(database_url: str) -> N
             assert len(operations) == len({operation["operationId"] for operation in operations})
             named = {name for operation in operations for scheme in operation.get("security", []) for name in scheme}
             assert named == set(document["components"]["securitySchemes"])
+
+    run(story())
+
+
+CORS = ["https://app.example.com", "http://localhost:5173"]
+
+
+@pytest.mark.parametrize("origin", CORS)
+def test_pages_of_the_origins_that_are_set_may_read_the_answers(database_url: str, origin: str) -> None:
+    async def story() -> None:
+        settings = Settings.model_validate({"stream": "T", "cors_origins": CORS})
+        async with service(database_url, settings=settings) as (client, conn):
+            headers = {**await key_for(conn, "PLATFORM"), "Origin": origin}
+            asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+            preflight = await client.options("/v1/status", headers=asked)
+            answers = [await client.get("/v1/status", headers=headers), await client.get("/v1/status"), preflight]
+
+            assert (preflight.status_code, preflight.content) == (204, b"")
+            assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+            assert [answer.headers.get("access-control-allow-origin") for answer in answers] == [origin, None, origin]
+            for answer in answers:
+                assert answer.headers["vary"] == "Origin"
+                assert "access-control-allow-credentials" not in answer.headers
+                assert answer.headers["x-content-type-options"] == "nosniff"
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://evil.test", "null", "*", "https://app.example.com.evil.test", "https://evil.app.example.com"),
+        *("http://app.example.com", "https://app.example.com:8443", "HTTPS://APP.EXAMPLE.COM", ""),
+    ],
+)
+def test_pages_of_other_origins_may_not(database_url: str, origin: str) -> None:
+    async def story() -> None:
+        for origins in ([], CORS):
+            settings = Settings.model_validate({"stream": "T", "cors_origins": origins})
+            async with service(database_url, settings=settings) as (client, conn):
+                headers = {**await key_for(conn, "PLATFORM"), "Origin": origin}
+                asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+                for answer in (
+                    await client.get("/v1/status", headers=headers),
+                    await client.options("/v1/status", headers=asked),
+                ):
+                    assert [name for name in answer.headers if name.startswith("access-control-")] == []
+                    assert answer.headers.get("vary") == ("Origin" if origins else None)
 
     run(story())
 

@@ -43,6 +43,7 @@ _ID_CHARS: Final = 12
 _SECRET_CHARS: Final = 32  # 32 * log2(62) = 190 bits
 _CHECKSUM_CHARS: Final = 6  # 62^6 > 2^32
 _KEY: Final = re.compile(rf"anlyt_([0-9a-z]{{{_ID_CHARS}}})_[0-9A-Za-z]{{{_SECRET_CHARS + _CHECKSUM_CHARS}}}")
+_TOKEN: Final = re.compile(r"eyJ[0-9A-Za-z_-]+\.[0-9A-Za-z_-]+\.[0-9A-Za-z_-]+")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -107,6 +108,14 @@ def read_key(text: str) -> PresentedKey | None:
     if match is None or text[-_CHECKSUM_CHARS:] != _checksum(text[:-_CHECKSUM_CHARS]):
         return None
     return PresentedKey(match[1], hashlib.sha256(text.encode()).digest())
+
+
+def spot_credential(text: str) -> str | None:
+    """The public part of a key that stands somewhere in a text, `token` for a token, None when there is neither."""
+    key = _KEY.search(text)
+    if key is not None:
+        return key[1]
+    return "token" if _TOKEN.search(text) else None
 
 
 def admit(presented: PresentedKey, stored: StoredKey | None, now: datetime) -> Grant | None:

@@ -120,7 +120,8 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
         redirect_slashes=False,
         exception_handlers=web.EXCEPTION_HANDLERS,
     )
-    app.add_middleware(cast("Any", web.protected), telemetry=telemetry)
+    app.add_middleware(cast("Any", web.cross_origin), origins=settings.cors_origins)
+    app.add_middleware(cast("Any", web.protected), telemetry=telemetry)  # the last one is the outermost
     for name, report in REPORTS.items():
         _add(app, report.path, _rows(service, name), **openapi.describe_rows(name))
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())

@@ -14,6 +14,7 @@ from collections.abc import Callable  # noqa: TC003 - msgspec reads the annotati
 from contextlib import asynccontextmanager
 from datetime import datetime  # noqa: TC003 - the same
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_plus
 
 import msgspec
 from asyncpg import Pool, Record  # noqa: TC002 - the same
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     PooledConnection = PoolConnectionProxy[Record]
 
 CONNECTION_WAIT_S: Final = 1.5  # for a free connection; then 503
+NO_KEY: Final = "no key was given; send a key or a token as `Authorization: Bearer ...`"
+KEY_IN_ADDRESS: Final = (
+    "a key in an address is not taken: addresses end up in logs and histories, so revoke this one, make another and "
+    "send it as `Authorization: Bearer ...`"
+)
 ANSWER_LIMIT_S: Final = 8.0  # for a whole request; the pool's statements have a shorter limit of their own
 
 
@@ -119,9 +125,8 @@ def _read_credentials(gate: Gate, request: Request) -> str:
     if session is not None:
         return session[0]
     if not texts:
-        raise RequestError(
-            "no key was given; send a key or a token as `Authorization: Bearer ...`", status=401, code="unauthorized"
-        )
+        in_address = access.spot_credential(unquote_plus(request.scope["query_string"].decode("latin-1")))
+        raise RequestError(KEY_IN_ADDRESS if in_address else NO_KEY, status=401, code="unauthorized")
     scheme, _, text = texts[0].partition(" ") if bearers else ("bearer", "", texts[0])
     if len(texts) > 1 or scheme.lower() != "bearer":
         raise RequestError(

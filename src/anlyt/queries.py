@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Struct
 
-from anlyt.access import PLATFORM_ID, SCOPES, Grant, Scope, read_uuid
+from anlyt.access import PLATFORM_ID, SCOPES, Grant, Scope, read_uuid, spot_credential
 from anlyt.errors import RequestError
 from anlyt.events import REASONS
 from anlyt.periods import GroupBy, Span, cut, read_zone
+from anlyt.telemetry import blot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -344,10 +345,10 @@ def _collect(pairs: Iterable[tuple[str, str]], known: tuple[str, ...]) -> dict[s
     for name, value in pairs:
         if name not in known:
             raise RequestError(
-                f"{_shown(name)} is not a parameter of this route; it takes {', '.join(known)}",
+                f"{_shown(name)} is not a parameter of this route; {_hint(name, value)}it takes {', '.join(known)}",
                 status=422,
                 code="unknown-parameter",
-                parameter=name[:SHOWN_CHARS_MAX],
+                parameter=blot(name)[:SHOWN_CHARS_MAX],
             )
         if name in given and not PARAMETERS[name].repeatable:
             raise RequestError(
@@ -366,11 +367,21 @@ def refuse_parameters(pairs: Sequence[tuple[str, str]]) -> None:
     """Raise the 422 of a route that takes no parameters."""
     if pairs:
         raise RequestError(
-            f"{_shown(pairs[0][0])} is not a parameter of this route; it takes none",
+            f"{_shown(pairs[0][0])} is not a parameter of this route; {_hint(*pairs[0])}it takes none",
             status=422,
             code="unknown-parameter",
-            parameter=pairs[0][0][:SHOWN_CHARS_MAX],
+            parameter=blot(pairs[0][0])[:SHOWN_CHARS_MAX],
         )
+
+
+def _hint(name: str, value: str) -> str:
+    """What to do for somebody who sends a key as a parameter."""
+    if spot_credential(value) is None and name.lower() not in _KEY_NAMES:
+        return ""
+    return "a key belongs into the header Authorization, and one that stood in an address should be revoked; "
+
+
+_KEY_NAMES: Final = frozenset({"key", "api_key", "apikey", "token", "access_token", "authorization"})
 
 
 def _read_scope(values: list[str] | None, report: Report) -> Scope | None:
@@ -459,6 +470,7 @@ def _invalid(parameter: str, value: str, expected: str) -> RequestError:
 
 
 def _shown(value: str) -> str:
+    value = blot(value)
     return repr(value if len(value) <= SHOWN_CHARS_MAX else value[:SHOWN_CHARS_MAX] + "...")
 
 

@@ -105,6 +105,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "token-keys-read": "The token issuer's keys were fetched; their ids.",
     "token-keys-unavailable": "The token issuer's keys could not be fetched; the last good ones serve for a day.",
     "names-unreadable": "The file of display names has changed and cannot be read; the names stay as they were.",
+    "key-in-address": "A key, or a token, stood in the address of a request: other logs have it now, so revoke it.",
     "stream-made": "The JetStream stream was missing and has been created.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
     "partition-owned": "This worker counts the partition from now on.",
@@ -364,8 +365,12 @@ def guard_value(value: object) -> object:
     text = str(value)
     if len(text) > LOG_VALUE_CHARS_MAX:
         text = f"{text[:LOG_VALUE_CHARS_MAX]}... ({len(text)} characters)"
-    text = _URL_PASSWORD.sub(r"\1***@", _TOKEN.sub(r"\1***", _API_KEY.sub(r"\1***", text)))
-    return _CONTROL.sub(_escape, text)
+    return _CONTROL.sub(_escape, blot(text))
+
+
+def blot(text: str) -> str:
+    """A text without the secret parts of keys, tokens and addresses in it."""
+    return _URL_PASSWORD.sub(r"\1***@", _TOKEN.sub(r"\1***", _API_KEY.sub(r"\1***", text)))
 
 
 _API_KEY: Final = re.compile(r"(anlyt_[0-9a-z]+_)[0-9A-Za-z]+")

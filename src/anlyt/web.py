@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence  # noqa: TC003 - msgspec reads the annotations of Problem
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_plus
 
 import msgspec
 import structlog
@@ -27,6 +28,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from anlyt.access import spot_credential
 from anlyt.cloudevents import BODY_BYTES_MAX
 from anlyt.errors import (
     ArchiveUnavailable,
@@ -38,7 +40,7 @@ from anlyt.errors import (
 from anlyt.intake import Fate  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping
 
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -96,6 +98,15 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
+}
+CORS_PREFLIGHT: Final[Mapping[str, str]] = {
+    "access-control-allow-methods": "GET, POST",
+    "access-control-allow-headers": "Authorization, X-API-Key, Content-Type, If-None-Match, Last-Event-ID",
+    "access-control-max-age": "600",
+}
+CORS_EXPOSED: Final[Mapping[str, str]] = {
+    "access-control-expose-headers": "ETag, Retry-After, X-Request-Id, Content-Disposition, "
+    "Anlyt-As-Of, Anlyt-Complete-Through",
 }
 _STATUS_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     401: {"www-authenticate": 'Bearer realm="anlyt"'},
@@ -347,6 +358,34 @@ def protected(app: ASGIApp, *, telemetry: Telemetry) -> ASGIApp:
     return run
 
 
+def cross_origin(app: ASGIApp, *, origins: Collection[str]) -> ASGIApp:
+    """Middleware: pages of exactly these origins may read the answers, with a key in a header and never by a cookie.
+
+    Without origins nothing is said about any, which browsers take for no.
+    """
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not origins:
+            await app(scope, receive, send)
+            return
+        request = Headers(scope=scope)
+        origin = request.get("origin")
+        allowed = {"access-control-allow-origin": origin} if origin is not None and origin in origins else {}
+
+        async def send_allowed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.add_vary_header("Origin")
+                headers.update(allowed | (CORS_EXPOSED if allowed else {}))
+            await send(message)
+
+        preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in request
+        answer = Response(status_code=204, headers=dict(CORS_PREFLIGHT)) if preflight and allowed else app
+        await answer(scope, receive, send_allowed)
+
+    return run
+
+
 def _refuse(scope: Scope) -> Response | None:
     headers = Headers(scope=scope)
     if len(scope["query_string"]) > QUERY_BYTES_MAX:
@@ -365,6 +404,9 @@ def _refuse(scope: Scope) -> Response | None:
 def _record(scope: Scope, telemetry: Telemetry, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", _UNMATCHED)
     telemetry.answered(route, status, seconds=seconds)
+    exposed = spot_credential(unquote_plus(scope["query_string"].decode("latin-1")))
+    if exposed is not None:
+        log.warning("key-in-address", key_id=exposed, request_id=scope["state"]["request_id"])
     log.info(
         "http-answered",
         method=scope["method"],

@@ -6,7 +6,7 @@ import { h, renew, s } from "./dom.js";
 import { bucket, clock, date, DAY_MS } from "./format.js";
 
 const PAD = { top: 12, right: 4, bottom: 22, left: 14 };
-const DIGIT_PX = 6.4; // of a label
+const DIGIT_PX = 7; // of a label
 const LABEL_PX = 64; // least distance of labels on the time axis
 const GAP_MAX_PX = 4; // between columns
 const TICKS = 4;
@@ -233,7 +233,7 @@ function timeAxis({ spans }, plot, height) {
     .filter(({ at, start }) => (length >= DAY_MS ? (spans.length - 1 - at) % Math.round(every / length) === 0 : start % every === 0))
     .map(({ at, start }) => ({ x: plot.left + step * at + (length >= DAY_MS ? step / 2 : 0), text: every < DAY_MS && start % DAY_MS !== 0 ? clock(start) : date(start), day: start % DAY_MS === 0 }))
     .filter(({ day }) => hourly || day)
-    .filter(({ x }) => x >= plot.left + 4 && x <= plot.left + plot.width - 12);
+    .filter(({ x }) => x >= plot.left + 4 && x <= plot.left + plot.width - 20);
   return s(
     "g",
     { class: "time" },
@@ -284,10 +284,16 @@ function lines({ series, spans, format }, plot, scale) {
 function cut(series, plot, scale, { x, format }) {
   const tops = series.map(({ values }) => values).reduce((all, values) => all.map((most, at) => Math.max(most, values[at] ?? 0)), series[0].values.map(() => 0));
   const over = tops.map((value) => (value > scale.top ? value : null));
-  return runsOf(over).map((run) => {
-    const at = run.reduce((best, each) => (over[each] > over[best] ? each : best), run[0]);
-    const right = x(at) > plot.left + plot.width * 0.75;
-    return s("g", { class: "cut" }, s("path", { d: `M${x(at) - 4} ${plot.top - 3}h8l-4 -6z` }), s("text", { x: x(at) + (right ? -8 : 8), y: plot.top - 2, "text-anchor": right ? "end" : "start" }, format(over[at])));
+  const peaks = runsOf(over).map((run) => run.reduce((best, each) => (over[each] > over[best] ? each : best), run[0]));
+  const labels = []; // [left, right] of those that are written; the highest goes first, and none over another
+  return peaks.toSorted((a, b) => over[b] - over[a]).map((at) => {
+    const text = format(over[at]);
+    const toLeft = x(at) > plot.left + plot.width * 0.75;
+    const start = toLeft ? x(at) - 8 - text.length * DIGIT_PX : x(at) + 8;
+    const place = [start, start + text.length * DIGIT_PX];
+    const free = labels.every(([left, right]) => place[1] < left - 12 || place[0] > right + 12);
+    if (free) labels.push([Math.min(place[0], x(at) - 4), Math.max(place[1], x(at) + 4)]);
+    return s("g", { class: "cut" }, s("path", { d: `M${x(at) - 4} ${plot.top - 3}h8l-4 -6z` }), free && s("text", { x: toLeft ? x(at) - 8 : start, y: plot.top - 2, "text-anchor": toLeft ? "end" : "start" }, text));
   });
 }
 

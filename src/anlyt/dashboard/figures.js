@@ -7,7 +7,7 @@ const ARROWS = { "-1": "M2 3.5h6L5 8z", 1: "M2 7h6L5 2.5z", 0: "M2 4.5h6v1H2z" }
 
 /** The table behind the figures: one row a figure. */
 export const figureColumns = [
-  { name: "Figure", key: "figure", head: true, text: ({ name }) => name },
+  { name: "Figure", key: "figure", head: true, text: ({ name, tableName }) => tableName ?? name },
   { name: "This period", key: "value", numeric: true, text: ({ exact }) => exact ?? "", cell: ({ exact, shown }) => shown ?? exact ?? DASH },
   { name: "Period before", key: "previous", numeric: true, text: ({ before }) => before ?? "", cell: ({ beforeShown, before }) => beforeShown ?? before ?? DASH },
 ];
@@ -23,7 +23,7 @@ export function figuresOf(row, ranks, currency, scope) {
     { id: "rate", name: "Delivery rate", big: percent(row.deliveryRate), exact: row.deliveryRate, before: before?.deliveryRate, shown: percent(row.deliveryRate), beforeShown: percent(before?.deliveryRate), change: changePoints(row.deliveryRate, before?.deliveryRate), good: 1 },
     { id: "failed", name: "Failed", big: shortCount(row.failedMessages), exact: row.failedMessages, before: before?.failedMessages, change: change(row.failedMessages, before?.failedMessages), good: -1, small: row.errorRate === null ? null : `${percent(row.errorRate)} of all` },
     { id: "pending", name: "Pending", big: shortCount(row.pendingMessages), exact: row.pendingMessages, before: before?.pendingMessages, change: change(row.pendingMessages, before?.pendingMessages), good: 0 },
-    { id: "latency", name: scope === "ACCOUNT" ? "Latency, average" : "Latency, average / p95", big: duration(row.avgLatencyMs), second: scope === "ACCOUNT" ? null : duration(p95), exact: row.avgLatencyMs, before: before?.avgLatencyMs, shown: duration(row.avgLatencyMs), beforeShown: duration(before?.avgLatencyMs), change: change(row.avgLatencyMs, before?.avgLatencyMs), good: -1 },
+    { id: "latency", tableName: "Latency, average", name: scope === "ACCOUNT" ? "Latency, average" : "Latency, average / p95", big: duration(row.avgLatencyMs), second: scope === "ACCOUNT" ? null : duration(p95), exact: row.avgLatencyMs, before: before?.avgLatencyMs, shown: duration(row.avgLatencyMs), beforeShown: duration(before?.avgLatencyMs), change: change(row.avgLatencyMs, before?.avgLatencyMs), good: -1 },
     { id: "cost", name: `Cost, ${currency}`, money: row.totalCost, exact: row.totalCost, before: before?.totalCost, shown: money(row.totalCost), beforeShown: before ? money(before.totalCost) : DASH, change: cost, good: 0 },
   ];
   if (scope !== "ACCOUNT") figures.splice(5, 0, { id: "p95", name: "Latency, p95", tableOnly: true, exact: p95, before: p95Before, shown: duration(p95), beforeShown: duration(p95Before) });

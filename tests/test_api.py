@@ -612,6 +612,100 @@ def test_the_description_names_every_route_and_parameter(database_url: str) -> N
     run(story())
 
 
+async def count_through(conn: asyncpg.Connection[Any], moment: datetime) -> None:
+    """Everything published before `moment` has been counted."""
+    await conn.execute(
+        "INSERT INTO anlyt.stream_positions (stream, slot, last_seq, complete_through, stream_created_at)"
+        " SELECT 'T', slot, 1, $1, now() FROM generate_series(0, 15) AS slot"
+        " ON CONFLICT (stream, slot) DO UPDATE SET complete_through = excluded.complete_through",
+        moment,
+    )
+
+
+OLD = DAY - timedelta(days=20)
+PERIOD = {"from": OLD.isoformat().replace("+00:00", "Z"), "to": (OLD + timedelta(days=1)).isoformat()[:19] + "Z"}
+CHANGES = {
+    "/v1/metrics/hourly": "UPDATE anlyt.metrics_hourly SET total_messages = 8 WHERE scope_id = $1",
+    "/v1/metrics/daily": "UPDATE anlyt.metrics_daily SET total_messages = 8 WHERE scope_id = $1",
+    "/v1/accounts/usage": "UPDATE anlyt.account_usage_daily SET messages_sent = 8 WHERE account_id = $1::TEXT::UUID",
+    "/v1/summary": "UPDATE anlyt.metrics_hourly SET total_messages = 8 WHERE scope_id = $1",
+}
+
+
+async def fill_old(conn: asyncpg.Connection[Any]) -> None:
+    await ensure_partitions(conn, [OLD])
+    own = OWN["ACCOUNT"]
+    await conn.execute("INSERT INTO anlyt.metrics_hourly VALUES ($1, 'ACCOUNT', $2, 7)", OLD, own)
+    await conn.execute("INSERT INTO anlyt.metrics_daily VALUES ($1, 'ACCOUNT', $2, 7)", OLD, own)
+    await conn.execute("INSERT INTO anlyt.account_usage_daily VALUES ($1, $2, 7)", OLD, own)
+
+
+@pytest.mark.parametrize("route", CHANGES)
+def test_an_answer_about_a_final_period_has_an_etag_until_its_rows_change(database_url: str, route: str) -> None:
+    async def story() -> None:
+        async with service(database_url) as (client, conn):
+            await fill_old(conn)
+            await count_through(conn, datetime.now(UTC))
+            key = await key_for(conn, "ACCOUNT", OWN["ACCOUNT"])
+            period = PERIOD | ({"groupBy": "hour"} if route == "/v1/summary" else {})
+
+            async def ask(tag: str = "", **changes: str) -> httpx2.Response:
+                headers = key | ({"If-None-Match": tag} if tag else {})
+                return await client.get(route, params=period | changes, headers=headers)
+
+            first = await ask()
+            tag = first.headers["etag"]
+            await count_through(conn, datetime.now(UTC))
+            for known in (tag, tag.removeprefix("W/"), f'"x", {tag}', "*"):
+                same = await ask(known)
+                assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+                assert same.headers["cache-control"] == "private, no-cache"
+                assert set(same.headers["vary"].split(", ")) == {"Authorization", "X-API-Key", "Cookie"}
+            assert all(row["final"] for row in first.json()["data"])
+            assert (await ask('W/"other"')).status_code == 200
+            await conn.execute(CHANGES[route], OWN["ACCOUNT"])
+            changed = await ask(tag)
+
+            assert changed.status_code == 200
+            assert changed.headers["etag"] != tag
+
+    run(story())
+
+
+def test_an_etag_is_for_those_who_may_read_and_for_final_periods_only(database_url: str) -> None:
+    async def story() -> None:
+        async with service(database_url) as (client, conn):
+            await fill_old(conn)
+            await count_through(conn, datetime.now(UTC))
+            key = await key_for(conn, "ACCOUNT", OWN["ACCOUNT"])
+            other = await key_for(conn, "ACCOUNT", FOREIGN["ACCOUNT"])
+
+            async def ask(headers: dict[str, str], **changes: str) -> httpx2.Response:
+                return await client.get("/v1/metrics/hourly", params=PERIOD | changes, headers=headers)
+
+            tag = (await ask(key)).headers["etag"]
+            cached = {"If-None-Match": tag}
+            end = OLD + timedelta(days=1)
+            assert (await ask(other | cached)).status_code == 200
+            assert (await ask(key | cached, limit="1000", scope="ACCOUNT")).status_code == 304  # another way to say it
+            assert "etag" not in (await ask(key | cached, to="now")).headers
+            assert (await ask(key | cached, format="csv")).status_code == 200
+            await count_through(conn, end + timedelta(days=7) - timedelta(microseconds=1))
+            not_yet = await ask(key | cached)
+            assert (not_yet.status_code, not_yet.headers["cache-control"]) == (200, "no-store")
+            assert "etag" not in not_yet.headers
+            await count_through(conn, end + timedelta(days=7))
+            assert (await ask(key | cached)).status_code == 304
+            inside = (end - timedelta(minutes=30)).isoformat()[:19] + "Z"
+            assert "etag" in (await ask(key, to=inside)).headers
+            await count_through(conn, end + timedelta(days=7) - timedelta(minutes=1))
+            assert "etag" not in (await ask(key, to=inside)).headers  # its last bucket ends with the hour
+            await keys.revoke_key(conn, key["Authorization"][13:25])
+            assert (await ask(key | cached)).status_code == 401
+
+    run(story())
+
+
 CORS = ["https://app.example.com", "http://localhost:5173"]
 
 

@@ -176,9 +176,13 @@ def _rows(service: Service, name: ReportName) -> Callable[[Request], Awaitable[R
 
 
 def _page_handler(name: ReportName) -> Handler:
-    async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Page:
+    async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> Response:
         query = read_query(name, _read_pairs(request), grant=grant, now=service.gate.clock())
-        return await reports.read_page(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
+        page = await reports.read_page(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
+        version = reports.version_of(
+            (page.data, page.next), page.meta, reports.end_of_buckets(query), service.settings.max_message_age
+        )
+        return web.versioned_answer(request, page, version)
 
     return rows
 
@@ -199,9 +203,12 @@ async def _export(service: Service, name: ReportName, request: Request, answer: 
             await piece(encoder.encode_end())
 
 
-async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> summaries.Summary:
+async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> Response:
     query = read_summary(_read_pairs(request), grant=grant, now=service.gate.clock())
-    return await summaries.read_summary(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
+    sums = await summaries.read_summary(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
+    end = max(span.end for span in query.spans)
+    version = reports.version_of(sums.data, sums.meta, end, service.settings.max_message_age)
+    return web.versioned_answer(request, sums, version)
 
 
 async def _status(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Status:
@@ -424,7 +431,7 @@ def _guarded(
         web.check_accept(request)
         async with admitted(service.gate, request, permission, kind=kind) as (conn, grant):
             answer = await handler(service, conn, grant, request)
-        return web.json_answer(answer)
+        return answer if isinstance(answer, Response) else web.json_answer(answer)
 
     return endpoint
 

@@ -76,7 +76,9 @@ def describe_rows(name: ReportName) -> dict[str, Any]:
     whole = {"text/csv": text, "application/x-ndjson": text, exports.MEDIA_TYPES["parquet"]: binary}
     answer = {"description": "A page as JSON, or with `format` all rows.", "content": _json(_page_of(name)) | whole}
     missing = _problems({501: "`format=parquet` where the API has no pyarrow."})
-    return described | {"responses": {200: answer, **described["responses"], **missing}}
+    return described | {
+        "responses": {200: _versioned(described, answer), 304: _SAME, **described["responses"], **missing}
+    }
 
 
 def describe_status() -> dict[str, Any]:
@@ -92,7 +94,25 @@ def describe_summary() -> dict[str, Any]:
     meaning = "Sums over a period: of everything, by operator or account, by hour, day or month."
     described = _describe("getSummary", meaning, list(SUMMARY_PARAMETERS))
     answer = {"description": "One row for each group.", "content": _json(schema_of(summaries.Summary))}
-    return described | {"responses": {200: answer, **described["responses"]}}
+    return described | {"responses": {200: _versioned(described, answer), 304: _SAME, **described["responses"]}}
+
+
+_ETAG: Final = {"ETag": {"description": "Where the whole period is final.", "schema": {"type": "string"}}}
+_SAME: Final = {"description": "The answer whose ETag was sent still holds.", "headers": _ETAG}
+
+
+def _versioned(described: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer that has an ETag, of a route that is told which one the caller has."""
+    described["openapi_extra"]["parameters"].append(
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "The ETag of an answer that is kept; 304 when it still holds.",
+            "schema": {"type": "string"},
+        }
+    )
+    return answer | {"headers": _ETAG}
 
 
 def describe_live() -> dict[str, Any]:

@@ -7,8 +7,9 @@ Rows and freshness come from one snapshot, so `final` and `completeThrough` spea
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import aclosing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import msgspec
@@ -43,6 +44,8 @@ STREAM_SLOTS: Final = PARTITIONS_MAX  # the stream is cut into as many slots as 
 STATUS_LETTERS_MAX: Final = 100_000  # dead letters looked at for their reasons, the latest
 STATUS_BACKFILLS_MAX: Final = 20
 ROWS_AT_ONCE: Final = 1_000  # of a stream of rows
+VERSION_CHARS: Final = 32  # 128 bits
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BEFORE_ALL: Final = timedelta(microseconds=1)
 _NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -127,6 +130,25 @@ async def read_page(
             to=query.end,
         ),
     )
+
+
+def version_of(rows: object, meta: Meta, end: datetime, max_message_age: timedelta) -> str | None:
+    """What tells one content of an answer from the next; None while events can still change what begins before `end`.
+
+    It comes from the content itself, all but how fresh that is: whatever changes final rows (a backfill, a retried
+    letter, a percentile, retention) changes it.
+    """
+    fresh = Freshness(meta.as_of, meta.complete_through)
+    if not fresh.is_final(end, max_message_age):
+        return None
+    lasting = msgspec.structs.replace(meta, as_of=end, complete_through=None, lag_seconds=None)
+    return hashlib.sha256(msgspec.json.encode((rows, lasting))).hexdigest()[:VERSION_CHARS]
+
+
+def end_of_buckets(query: Query) -> datetime:
+    """When the last bucket ends whose rows a question is about."""
+    bucket = query.report.bucket
+    return _EPOCH + -((_EPOCH - query.end) // bucket) * bucket
 
 
 async def stream_rows(

@@ -99,6 +99,10 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+KEPT_HEADERS: Final[Mapping[str, str]] = {
+    "cache-control": "private, no-cache",
+    "vary": "Authorization, X-API-Key, Cookie",
+}
 CORS_PREFLIGHT: Final[Mapping[str, str]] = {
     "access-control-allow-methods": "GET, POST",
     "access-control-allow-headers": "Authorization, X-API-Key, Content-Type, If-None-Match, Last-Event-ID",
@@ -141,6 +145,27 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 def json_answer(answer: object, *, status: int = 200) -> Response:
     """A record as JSON: BIGINT as integer, NUMERIC as string, instants in UTC with a Z."""
     return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
+
+
+def versioned_answer(request: Request, answer: object, version: str | None) -> Response:
+    """An answer with its ETag, or a 304 when the caller has that version; without a version nothing may be kept.
+
+    It is a weak one: `meta` also tells how fresh the rows are, which moves on while they stay the same. Whoever keeps
+    an answer asks each time whether it still holds, with a key, so that a revoked key reads no cache.
+    """
+    if version is None:
+        return json_answer(answer)
+    headers = {
+        "etag": f'W/"{version}"',
+        "cache-control": "private, no-cache",
+        "vary": "Authorization, X-API-Key, Cookie",
+    }
+    known = [tag.strip() for line in request.headers.getlist("if-none-match") for tag in line.split(",")]
+    if "*" in known or f'"{version}"' in {tag.removeprefix("W/") for tag in known}:
+        return Response(status_code=304, headers=headers)
+    response = json_answer(answer)
+    response.headers.update(headers)
+    return response
 
 
 def problem(

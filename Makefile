@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long check gen lock bench clean
+.PHONY: help setup run test test-long check gen lock bench bench-quick clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,8 +37,11 @@ gen: setup ## write what is generated from sql/schema.sql, the settings, the rou
 	$(BIN)/python tools/generate.py
 	$(BIN)/python tools/describe.py
 
-bench: setup ## measure, print a table, write JSON
+bench: setup ## measure everything, print tables, write JSON
 	$(BIN)/python bench/run.py
+
+bench-quick: setup ## the same in under a minute, to see that it works
+	$(BIN)/python bench/run.py --quick --json bench/results/quick.json
 
 lock: setup ## pin requirements.txt anew (needs uv on the PATH)
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \

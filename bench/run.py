@@ -1,11 +1,10 @@
-"""`make bench`: count a preloaded stream, beside only reading it, on servers with durable settings.
+"""`make bench`: measure everything that has a figure, print tables, write JSON. `make bench-quick`: the same, smaller.
 
-For each of several runs: publish EVENTS single events (plain simulated traffic, UUIDv7-like ids) into a new stream,
-read it once with the worker's own reader and do nothing else, then count it with `anlyt worker --until-idle` as a
-process of its own. States events/s, the CPU time of each process per event (from /proc), WAL and table bytes per event,
-and the ratio of counting to only reading. Machines are noisy: the medians and the ratios are what counts.
+Each topic is a file beside this one with `measure(directory, quick=...)`, which answers tables of figures: title, then
+name and value. Servers are its own, with durable settings, and are gone afterwards. Machines are noisy: run it on one
+that does nothing else, and compare figures of one run only.
 
-    python bench/run.py [--events 300000] [--runs 3] [--batch 0] [--json FILE]
+    python bench/run.py [--quick] [--only TOPIC] [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,198 +15,60 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from anlyt import jetstream, publishing, simulate, up
-from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
-from anlyt.jetstream import Outgoing
-from anlyt.postgres import session
-from anlyt.settings import Settings, load
+import house
+import ingest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Awaitable, Callable, Mapping
 
-TICK = os.sysconf("SC_CLK_TCK")
-TAKE_MAX = 10_000
-TAKE_BYTES_MAX = 64 * 2**20
+    Tables = Mapping[str, Mapping[str, float]]
 
-
-def cpu_s(pid: int) -> float:
-    """User and system seconds of a process and of the children it has waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICK
+TOPICS: Final[Mapping[str, Callable[..., Awaitable[Tables]]]] = {"ingest": ingest.measure, "house": house.measure}
+FIGURE_WIDTH: Final = 18
 
 
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def tree_cpu_s(pid: int) -> float:
-    """The same, with its living children: PostgreSQL's sessions are children of the postmaster."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return cpu_s(pid) + sum(cpu_s(int(child)) for child in children if Path(f"/proc/{child}").exists())
-
-
-def bodies(events: int, batch: int) -> list[bytes]:
-    """Single events, or CloudEvents batches of `batch`, that happened in the last hours."""
-    hours = timedelta(seconds=events / 400)  # some more than needed: outcomes of the last ones are cut
-    traffic = simulate.Traffic(
-        start=datetime.now(UTC) - hours - timedelta(minutes=1),
-        rate=500,
-        duration=hours,
-        duplicates=0,
-        bad=0,
-        operators=20,
-        accounts=200,
-    )
-    single = simulate.bodies(simulate.plain(traffic))[:events]
-    if not batch:
-        return single
-    return [b"[" + b",".join(single[n : n + batch]) + b"]" for n in range(0, len(single), batch)]
-
-
-async def only_read(settings: Settings, messages: int) -> dict[str, float]:
-    """Read the whole stream with the worker's reader; events are not even decoded."""
-    assert settings.nats_url is not None
-    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="bench")
-    reader = await jetstream.open_reader(nc, settings.stream, subject=None, after=0)
-    begun, cpu, seen = time.perf_counter(), time.process_time(), 0
-    while seen < messages:
-        seen += len(await reader.take(TAKE_MAX, bytes_max=TAKE_BYTES_MAX, wait_s=1))
-    spent = {"seconds": time.perf_counter() - begun, "python_cpu_s": time.process_time() - cpu}
-    await reader.close()
-    await nc.close()
-    return spent
-
-
-async def one_run(  # the servers and where the second one lives
-    events: int, batch: int, postgres: EmbeddedPostgres, nats: EmbeddedNats, *, directory: Path
-) -> dict[str, float]:
-    """One measurement on a fresh database and stream."""
-    name = f"bench_{time.time_ns()}"
-    async with session(postgres.admin_url, application="bench") as admin:
-        await admin.execute(f"CREATE DATABASE {name} OWNER anlyt")  # a name of digits and letters made here
-    url = postgres.url.removesuffix("/anlyt") + f"/{name}"
-    settings = load(
-        {"database_url": url, "nats_url": nats.url, "stream": name.upper(), "subjects": f"{name}.events.>"}, {}
-    )
-    await up.prepare(settings)
-    made = bodies(events, batch)
-    await nats.stop()  # loading must not take all day: one by one, as producers do, but with a lazy disk
-    async with EmbeddedNats(directory / "nats", sync_interval="1m") as lazy:
-        nc = await jetstream.connect(lazy.url, name="bench")
-        await publishing.publish_each(nc, _each(Outgoing(f"{name}.events.x", body, {}) for body in made))
-        await nc.close()
-    await nats.start()
-    nc = await jetstream.connect(nats.url, name="bench")
-    read = await only_read(settings, len(made))
-    async with session(url, application="bench") as conn:
-        wal = await conn.fetchval("SELECT pg_current_wal_lsn()")
-        before = tree_cpu_s(postgres.pid), cpu_s(nats.pid)
-        begun = time.perf_counter()
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "anlyt", "worker", "--until-idle"),
-            env=os.environ
-            | {f"ANLYT_{key.upper()}": value for key, value in _set(settings).items()}
-            | {"ANLYT_LOG_LEVEL": "error"},
-        )
-        waited = asyncio.create_task(worker.wait())
-        python_cpu = rss = 0.0
-        while not waited.done():
-            try:
-                python_cpu = cpu_s(worker.pid)
-                rss = max(rss, rss_bytes(worker.pid))
-            except (FileNotFoundError, ProcessLookupError):
-                break
-            await asyncio.sleep(0.02)
-        assert await waited == 0
-        seconds = time.perf_counter() - begun
-        after = tree_cpu_s(postgres.pid), cpu_s(nats.pid)
-        counted = await conn.fetchval("SELECT sum(counted_events)::bigint FROM anlyt.ingest_totals")
-        wal_bytes = await conn.fetchval("SELECT pg_current_wal_lsn() - $1::pg_lsn", wal)
-        ids_bytes = await conn.fetchval("SELECT pg_total_relation_size('anlyt.processed_events')")
-    assert counted == events, (counted, events)
-    await jetstream.request(nc, f"STREAM.DELETE.{settings.stream}")
-    await nc.close()
-    async with session(postgres.admin_url, application="bench") as admin:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    return {
-        "events_per_s": events / seconds,
-        "read_events_per_s": events / read["seconds"],
-        "ratio_to_reading": read["seconds"] / seconds,
-        "read_python_us": read["python_cpu_s"] / events * 1e6,
-        "worker_python_us": python_cpu / events * 1e6,
-        "postgres_us": (after[0] - before[0]) / events * 1e6,
-        "nats_us": (after[1] - before[1]) / events * 1e6,
-        "worker_rss_mb": rss / 2**20,
-        "wal_bytes": float(wal_bytes) / events,
-        "ids_bytes": ids_bytes / events,
-    }
-
-
-def _set(settings: Settings) -> dict[str, str]:
-    assert settings.database_url is not None
-    assert settings.nats_url is not None
-    return {
-        "database_url": settings.database_url.get_secret_value(),
-        "nats_url": settings.nats_url.get_secret_value(),
-        "stream": settings.stream,
-        "subjects": settings.subjects,
-    }
-
-
-async def _each(outgoing: Iterable[Outgoing]) -> AsyncIterator[Outgoing]:
-    for message in outgoing:
-        yield message
-
-
-async def measure(events: int, batch: int, runs: int, directory: Path) -> dict[str, float]:
-    """Medians of several runs."""
-    async with EmbeddedPostgres(directory / "postgres") as postgres, EmbeddedNats(directory / "nats") as nats:
-        results = [await one_run(events, batch, postgres, nats, directory=directory) for _ in range(runs)]
-    return {key: statistics.median(result[key] for result in results) for key in results[0]}
+def show(tables: Tables) -> None:
+    """Print tables; those with the same names side by side."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for title, figures in tables.items():
+        groups.setdefault(tuple(figures), []).append(title)
+    for names, titles in groups.items():
+        print("\n" + " " * 44 + "".join(f"{title:>{FIGURE_WIDTH}}" for title in titles))
+        for name in names:
+            print(f"{name:<44}" + "".join(f"{tables[title][name]:>{FIGURE_WIDTH},.2f}" for title in titles))
 
 
 def main() -> None:
-    """Measure single events and batches, print a table, write JSON."""
+    """Measure the topics, print their tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=300_000)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it works")
+    parser.add_argument("--only", choices=TOPICS, action="append", help="this topic; repeatable")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "latest.json")
     options = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="anlyt-bench-"))
-    directory.chmod(0o711)  # the servers' user passes through it
-    try:
-        table = {
-            title: asyncio.run(measure(options.events, batch, options.runs, directory / title.replace(" ", "-")))
-            for title, batch in (("single events", 0), ("batches of 100", 100))
-        }
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    report: dict[str, Any] = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": os.cpu_count(), "cpu": platform.processor(), "python": platform.python_version()},
-        "commit": subprocess.run(
-            [shutil.which("git") or "git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "events": options.events,
-        "runs": options.runs,
-        "medians": table,
-    }
-    print(f"{options.events:,} events, medians of {options.runs} runs, {os.cpu_count()} cores, durable settings")
-    for key in next(iter(table.values())):
-        print(f"{key:<20}" + "".join(f"{result[key]:>18,.2f}" for result in table.values()))
+    git = shutil.which("git") or "git"
+    commit = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    machine = {"cores": os.cpu_count(), "cpu": platform.processor(), "python": platform.python_version()}
+    began = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "load_before": os.getloadavg()[0]}
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before, durable settings, commit {commit[:12]}")
+    topics: dict[str, Tables] = {}
+    for name in options.only or TOPICS:
+        directory = Path(tempfile.mkdtemp(prefix="anlyt-bench-"))
+        directory.chmod(0o711)  # the servers' user passes through it
+        try:
+            topics[name] = asyncio.run(TOPICS[name](directory, quick=options.quick))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        show(topics[name])
+    report = began | {"machine": machine, "commit": commit, "quick": options.quick, "topics": topics}
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written to {options.json}")
+    print(f"\nwritten to {options.json}")
 
 
 if __name__ == "__main__":

@@ -126,11 +126,12 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words behind `anlyt` in every command of a page: in spans, and in lines of sh blocks."""
-    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    shown = [*blocks(text, "sh"), *blocks(text, "console")]
+    lines = [line for block in shown for line in block.splitlines()]
     for line in [*spans(text), *lines]:
         match = re.match(r"(?:\.venv/bin/)?anlyt ([a-z].*)", line)
         if match:
-            yield match[1].partition("#")[0].split()
+            yield re.split(r"\s(?:#|\||&&|\d?>|<)", match[1])[0].split()
 
 
 def find_command(words: list[str]) -> tuple[list[str], list[str]]:

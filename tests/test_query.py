@@ -109,7 +109,7 @@ def test_sums_are_the_apis_beside_those_of_the_period_before(
     assert (row["totalMessages"], row["previousTotalMessages"]) == ("8", "4")
     assert table.out.splitlines()[-1].split()[-1] == "%"
     assert "+100.0 %" in table.out
-    assert "1 rows from" in table.err
+    assert "1 row from" in table.err
 
 
 def test_days_have_their_start_and_a_wrong_group_is_a_usage_error(

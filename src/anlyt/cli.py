@@ -21,6 +21,7 @@ from anlyt.cli_shared import INTERRUPTED_EXIT_CODE
 from anlyt.errors import AnlytError, ConfigurationError, UsageError
 from anlyt.talk import say
 
+_NO_ROLE: Final = 'role "anlyt_'  # ... does not exist: a migration makes it
 _NOT_MIGRATED: Final = frozenset({"3F000", "42P01", "42703", "42883"})  # no such schema, table, column, function
 
 app = typer.Typer(
@@ -94,7 +95,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, AnlytError):
         say(f"anlyt: {error}")
         return error.exit_code
-    if getattr(error, "sqlstate", None) in _NOT_MIGRATED:
+    if getattr(error, "sqlstate", None) in _NOT_MIGRATED or str(error).startswith(_NO_ROLE):
         say(f"anlyt: the schema of the database is not this version's ({error}); run: anlyt migrate")
         return ConfigurationError.exit_code
     traceback.print_exception(error)

@@ -28,8 +28,27 @@ if TYPE_CHECKING:
 _NARROW: Final = frozenset({"latencySumMs", "latencySampleCount", "updatedAt", "pendingMessages"})  # not in tables
 _NARROW_SUMS: Final = _NARROW | {"scope", "end", "latencyP50Ms", "latencyP90Ms", "latencyP99Ms", "previous"}
 _FIRST: Final = (  # of a table's columns, when there is not room for all
-    *("hourBucket", "dayBucket", "scope", "scopeId", "operatorId", "accountId", "totalMessages", "messagesSent"),
-    *("deliveryRate", "latencyP95Ms", "failedMessages", "messagesFailed", "errorCount", "totalCost", "peakTps"),
+    *(
+        "hourBucket",
+        "dayBucket",
+        "start",
+        "scope",
+        "scopeId",
+        "operatorId",
+        "accountId",
+        "totalMessages",
+        "messagesSent",
+    ),
+    *(
+        "change",
+        "deliveryRate",
+        "latencyP95Ms",
+        "failedMessages",
+        "messagesFailed",
+        "errorCount",
+        "totalCost",
+        "peakTps",
+    ),
 )
 _VOLUMES: Final = ("totalMessages", "messagesSent")
 
@@ -83,7 +102,7 @@ def show(answer: dict[str, Any], *, as_json: bool, as_csv: bool) -> None:
     else:
         names = _columns(rows)
         print_table(rows, names=names, bars_of=next((name for name in _VOLUMES if name in names), None))
-    _say_fresh(answer["meta"], f"{len(rows)} rows")
+    _say_fresh(answer["meta"], "1 row" if len(rows) == 1 else f"{len(rows)} rows")
     if answer["next"]:
         say(f"there are more: --cursor {answer['next']}")
 
@@ -98,9 +117,10 @@ def show_summary(answer: dict[str, Any], *, as_json: bool, as_csv: bool) -> None
         flat = [_flatten(row) for row in rows]
         print_csv(flat, list(flat[0]) if flat else [])
     else:
-        print_table([_sums_shown(row, meta["groupBy"]) for row in rows], bars_of="totalMessages")
+        shown = [_sums_shown(row, meta["groupBy"]) for row in rows]
+        print_table(shown, names=_important_first(list(shown[0])) if shown else None, bars_of="totalMessages")
     more = f" of {meta['groups']}" if meta["groups"] > len(rows) else ""
-    _say_fresh(meta, f"{len(rows)}{more} rows")
+    _say_fresh(meta, "1 row" if len(rows) == 1 and not more else f"{len(rows)}{more} rows")
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
@@ -110,6 +130,10 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
     silent = {name for name in ("avgLatencyMs",) if all(row[name] is None for row in rows)}
     silent |= {"scope"} if len({row.get("scope") for row in rows}) == 1 else set()
     names = [name for name in rows[0] if name not in _NARROW | silent]
+    return _important_first(names)
+
+
+def _important_first(names: list[str]) -> list[str]:
     return [name for name in _FIRST if name in names] + [name for name in names if name not in _FIRST]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import shutil
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -41,6 +42,13 @@ async def wait_until(condition: Callable[[], Any], limit_s: float = 10, *, what:
             return answer
         assert time.monotonic() < deadline, f"not so within {limit_s} s: {what or condition}"
         await asyncio.sleep(POLL_S)
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

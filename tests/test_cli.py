@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ import structlog
 
 from anlyt import cli, jetstream
 from commands import Result, anlyt, environment_of, start
-from support import run, wait_until
+from support import free_port, run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -381,12 +380,6 @@ def test_a_worker_serves_its_metrics_until_it_is_told_to_stop(settings: Settings
 
     assert process.returncode == 0
     assert json.loads(out)["counted"] == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def messages(settings: Settings) -> int:

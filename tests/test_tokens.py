@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -17,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from anlyt import tokens
+from anlyt import tokens, up
 from anlyt.access import make_grant
 from anlyt.errors import RequestError
 from anlyt.tokens import Bearer, KeySet, judge, read_key_set, read_token, trusted
+from commands import environment_of, start
 from issuing import (
     AUDIENCE,
     EC_KEY,
@@ -35,13 +39,12 @@ from issuing import (
     sign,
 )
 from serving import problem_of, service
-from support import run, wait_until
+from support import free_port, run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import httpx2
-
+    from anlyt.settings import Settings
     from issuing import KeyServer
 
 TOMORROW_S = int(time.time()) + 86_400  # the tests may run long after they were collected
@@ -502,5 +505,34 @@ def test_without_an_issuer_no_token_is_taken(database_url: str) -> None:
             response = await client.get("/v1/status", headers={"Authorization": f"Bearer {GOOD}"})
 
             assert response.status_code == 401
+
+    run(story())
+
+
+def test_the_command_takes_tokens_of_the_issuer_that_is_set(settings: Settings) -> None:
+    """The whole way: settings, a process of its own, its fetch of the keys, a token."""
+    run(up.prepare(settings))
+    port = free_port()
+
+    async def story() -> None:
+        async with key_server() as server, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            trust = {"jwks_url": server.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
+            process = start("api", env=environment_of(settings, http_port=str(port), **trust))
+            try:
+
+                async def answered() -> httpx2.Response | None:
+                    with suppress(httpx2.ConnectError):
+                        text = sign(claims("ACCOUNT", A))
+                        return await client.get("/v1/metrics/daily", headers={"Authorization": f"Bearer {text}"})
+                    return None
+
+                response = await wait_until(answered, 30, what="the process answers")
+                bad = await client.get("/v1/metrics/daily", headers={"Authorization": f"Bearer {forged()}"})
+            finally:
+                process.terminate()
+                await asyncio.to_thread(process.communicate, timeout=20)
+
+            assert (response.status_code, bad.status_code, process.returncode) == (200, 401, 0)
+            assert server.asked == 1
 
     run(story())

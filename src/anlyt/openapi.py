@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
 _SCHEMES: Final = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `anlyt keys create`."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key, or a token (JWT) of the issuer that is set."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
 _ANSWERS: Final = {
@@ -38,7 +38,7 @@ _ANSWERS: Final = {
     403: "The key lacks a permission.",
     404: "There is no such id, or the key may not see it.",
     422: "A parameter is wrong; `parameter` names it.",
-    429: "Too many invalid keys from this address.",
+    429: "Too many invalid keys from this address, or too many requests with this one; `Retry-After` says when.",
     503: "The database cannot be reached.",
 }
 _SIGN_IN_ANSWERS: Final = {
@@ -48,7 +48,7 @@ _SIGN_IN_ANSWERS: Final = {
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: 'The body is not like `{"key": "anlyt_..."}`.',
-    429: "Too many invalid keys from this address.",
+    429: "Too many invalid keys from this address, or too many requests with this one; `Retry-After` says when.",
     503: "The database cannot be reached.",
 }
 _EVENT_ANSWERS: Final = {

@@ -16,6 +16,7 @@ from anlyt.crash import CrashPoints
 from anlyt.errors import ConfigurationError, DifferenceFound
 from anlyt.postgres import ensure_partitions, session
 from archives import archive_directory, archive_in, assert_same_rows, rows_here, rows_there
+from commands import anlyt, environment_of
 from support import run
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
     from anlyt.clickhouse import ArchiveTable, ClickHouse
+    from anlyt.settings import Settings
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -423,3 +425,31 @@ def test_without_a_cluster_the_tables_are_the_founding_documents(table: ArchiveT
     assert text.partition("ORDER BY (")[2].partition(")")[0].endswith(f", {table.bucket}")
     if table.key == "scope_id":
         assert "    scope LowCardinality(String),\n    scope_id String,\n    total_messages UInt64,\n" in text
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def test_the_commands_find_the_embedded_archive_and_answer_from_it(settings: Settings, directory: Path) -> None:
+    env = environment_of(settings, archive_url=f"chdb://{directory}")
+    assert settings.database_url is not None
+    url = settings.database_url.get_secret_value()
+
+    async def prepare() -> None:
+        async with session(url, application="test") as conn:
+            await add_old(conn)
+            await conn.execute("DELETE FROM anlyt.account_usage_daily")  # reconcile holds it against the rest
+            await conn.execute("DELETE FROM anlyt.operator_performance")
+            await conn.execute("DELETE FROM anlyt.metrics_hourly")
+            await conn.execute("UPDATE anlyt.metrics_daily SET scope = 'OPERATOR', latency_sample_count = 0")
+
+    run(prepare())
+    period = ("--from", f"{OLD_DAY:%Y-%m-%d}", "--json")
+    before = anlyt("query", "daily", *period, env=env).document
+
+    assert anlyt("jobs", "run", "archive", "--json", env=env).document["rows_copied"] == 12
+    assert anlyt("jobs", "run", "retention", "--json", env=env).document["days_deleted"] == 3
+    after = anlyt("query", "daily", *period, env=env).document
+    assert after["data"] == before["data"]
+    assert (before["meta"]["source"], after["meta"]["source"]) == ("postgres", "both")
+    assert "ok    7  archive = PostgreSQL" in anlyt("reconcile", env=env).out

@@ -147,7 +147,8 @@ def test_many_ask_at_the_same_time(directory: Path) -> None:
 
 
 def test_only_this_user_may_read_the_owners_file(directory: Path, client: Client) -> None:
-    assert stat.S_IMODE((directory / chdb_owner.OWNER_FILE).stat().st_mode) == 0o600
+    for name in (chdb_owner.OWNER_FILE, chdb_owner.LOG_FILE, chdb_owner.LOCK_FILE):
+        assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 

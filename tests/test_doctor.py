@@ -15,14 +15,18 @@ from pydantic import SecretStr
 
 import databases
 from anlyt import doctor, jetstream, jobs, up
+from anlyt.archive import make_tables
+from anlyt.clickhouse import ClickHouse
 from anlyt.crash import CrashPoints
 from anlyt.postgres import PARTITIONED_TABLES, session
+from archives import archive_directory, archive_in
 from commands import anlyt, environment, environment_of
 from databases import login_role
 from support import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from anlyt.doctor import Finding
     from anlyt.embedded import EmbeddedPostgres
@@ -501,3 +505,29 @@ async def fill(settings: Settings, limits: dict[str, Any], *, messages: int) -> 
     info = await jetstream.stream_info(nc, settings.stream)
     await nc.close()
     return info.messages
+
+
+def test_the_archive_is_looked_at(ready: Settings) -> None:
+    async def finding(clickhouse: ClickHouse | None) -> Finding:
+        return next(each for each in await doctor.examine(ready, clickhouse) if each.check == "archive")
+
+    async def scenario(path: Path) -> None:
+        assert (await finding(None)).level == "ok"
+
+        away = await finding(ClickHouse("clickhouse://x@127.0.0.1:1/x"))
+        assert away.level == "problem"
+        assert "ANLYT_ARCHIVE_URL" in away.remedy
+
+        clickhouse = archive_in(path)
+        empty = await finding(clickhouse)
+        assert empty.level == "warning"
+        assert "anlyt jobs run archive" in empty.remedy
+
+        await make_tables(clickhouse)
+        there = await finding(clickhouse)
+        assert there.level == "ok"
+        assert there.finding.startswith("ClickHouse ")
+        await clickhouse.close()
+
+    with archive_directory() as path:
+        run(scenario(path))

@@ -8,6 +8,7 @@ the owner: whoever needs it first starts it, and it ends by itself when nobody i
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -84,7 +85,7 @@ def _start(directory: Path) -> None:
     log = directory / LOG_FILE
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.unlink()
-    with log.open("ab") as file:
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         begun = file.tell()
         done = subprocess.run(  # noqa: S603 - our own command
             [sys.executable, "-m", "anlyt.chdb_server", str(directory)],

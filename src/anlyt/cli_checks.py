@@ -24,13 +24,14 @@ app = typer.Typer()
 def doctor(ctx: typer.Context, *, as_json: Json = False) -> None:
     """Look for what is wrong, and say what to do. Exit 1 on a problem.
 
-    Servers, versions, rights, durability, clocks, schema, partitions, lag, dead letters, limits of the stream.
+    Servers, versions, rights, durability, clocks, schema, partitions, lag, dead letters, limits of the stream, archive.
 
     Example: anlyt doctor
     """
     from anlyt import doctor as doctor_module
 
-    findings = run_work(doctor_module.examine(connected(ctx)))
+    settings = connected(ctx)
+    findings = run_work(doctor_module.examine(settings, find_archive(settings, somebody_waits=True)))
     if as_json:
         print_json([{"check": f.check, "level": f.level, "finding": f.finding, "remedy": f.remedy} for f in findings])
     else:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from anlyt import jetstream, jobs, postgres
-from anlyt.errors import AnlytError, ConfigurationError, Retry
+from anlyt.clickhouse import TABLES, statement
+from anlyt.errors import AnlytError, ArchiveUnavailable, ConfigurationError, Retry
 from anlyt.events import DEDUPE_WINDOW_US, SECOND_US, parse_instant
 from anlyt.postgres import sql
 from anlyt.settings import format_duration
@@ -22,6 +23,7 @@ from anlyt.snapshot import GUARDED_TABLES, STAFF_ROLE, TENANT_ROLE
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
+    from anlyt.clickhouse import ClickHouse
     from anlyt.settings import Settings
 
 POSTGRES_VERSION_MIN: Final = 180_000  # what the tests run on
@@ -48,14 +50,31 @@ class Finding(Struct, frozen=True):
     remedy: str = ""
 
 
-async def examine(settings: Settings) -> list[Finding]:
+async def examine(settings: Settings, clickhouse: ClickHouse | None = None) -> list[Finding]:
     """Every finding. A server that cannot be reached is a problem, not an error."""
     assert settings.database_url is not None
     assert settings.nats_url is not None
     clocks: dict[str, float] = {}
     findings = await _examine_postgres(settings, settings.database_url.get_secret_value(), clocks)
     findings += await _examine_nats(settings, settings.nats_url.get_secret_value(), clocks)
+    findings += await _examine_archive(clickhouse)
     return [*findings, *_compare_clocks(clocks)]
+
+
+async def _examine_archive(clickhouse: ClickHouse | None) -> list[Finding]:
+    if clickhouse is None:
+        return [Finding("archive", "ok", "none is configured: rows past their retention are deleted")]
+    try:
+        tables = {"tables": [table.name for table in TABLES]}
+        (row,) = await clickhouse.fetch(statement("doctor/read_archive", None), tables)
+    except ArchiveUnavailable as error:
+        if "no tables of anlyt yet" in str(error):
+            return [Finding("archive", "warning", str(error), "anlyt jobs run archive")]
+        return [Finding("archive", "problem", str(error), "start ClickHouse or correct ANLYT_ARCHIVE_URL")]
+    if row["found"] < len(TABLES):
+        remedy = "run: anlyt jobs run archive"
+        return [Finding("archive", "warning", f"ClickHouse {row['version']} has no tables of anlyt yet", remedy)]
+    return [Finding("archive", "ok", f"ClickHouse {row['version']} at {clickhouse.address.shown}")]
 
 
 # ---------------------------------------------------------------------------------------------------------- PostgreSQL

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from anlyt import asyncapi, desk, document, exports, intake, live, reports, summaries
 from anlyt.names import NameList
 from anlyt.queries import (
+    IDS_MAX,
     LETTERS_PARAMETERS,
     LIVE_PARAMETERS,
     PARAMETERS,
@@ -263,8 +264,13 @@ def describe_metrics() -> dict[str, Any]:
         "description": "Metrics of this process; with a platform key also how many events there were in all.",
         "content": {"text/plain": text},
     }
-    meaning = "Metrics in Prometheus' text format."
-    return {"operation_id": "getMetrics", "summary": meaning, "responses": {200: answer}}
+    problems = _problems({status: _ANSWERS[status] for status in (401, 403, 429, 503)})
+    return {
+        "operation_id": "getMetrics",
+        "summary": "Metrics in Prometheus' text format; with a key of platform staff those of the events too.",
+        "responses": {200: answer, **problems},
+        "openapi_extra": {"security": [{}, *_SECURITY]},
+    }
 
 
 def _state(word: str) -> dict[str, Any]:
@@ -296,7 +302,8 @@ def _describe(operation_id: str, summary: str, parameters: Sequence[str]) -> dic
 
 def _parameter(name: str) -> dict[str, Any]:
     parameter = PARAMETERS[name]
-    schema = {"type": "array", "items": parameter.schema} if parameter.repeatable else parameter.schema
+    several = {"type": "array", "items": parameter.schema, "maxItems": IDS_MAX}
+    schema = several if parameter.repeatable else parameter.schema
     return {"name": name, "in": "query", "required": False, "description": parameter.meaning, "schema": schema}
 
 

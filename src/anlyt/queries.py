@@ -64,6 +64,11 @@ _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _TAG_BYTES: Final = 16
+_UUID_FORM: Final = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_TIME_FORM: Final = (
+    "^(now|-[0-9]{1,6}[mhdw]|[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:?[0-9]{2}))?)$"
+)
 
 
 class Parameter(Struct, frozen=True):
@@ -90,21 +95,28 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "scope": Parameter("Only rows of this scope.", {"type": "string", "enum": list(SCOPES)}),
     "scopeId": Parameter(
         "Only rows of this operator or account (a UUID, any case), or of `platform`. Repeatable.",
-        {"type": "string", "maxLength": 36},
+        {"type": "string", "pattern": rf"^({PLATFORM_ID}|{_UUID_FORM})$", "examples": [PLATFORM_ID]},
         repeatable=True,
     ),
     "operatorId": Parameter(
-        "Only rows of this operator. Repeatable.", {"type": "string", "format": "uuid"}, repeatable=True
+        "Only rows of this operator. Repeatable.",
+        {"type": "string", "format": "uuid", "pattern": f"^{_UUID_FORM}$"},
+        repeatable=True,
     ),
     "accountId": Parameter(
-        "Only rows of this account. Repeatable.", {"type": "string", "format": "uuid"}, repeatable=True
+        "Only rows of this account. Repeatable.",
+        {"type": "string", "format": "uuid", "pattern": f"^{_UUID_FORM}$"},
+        repeatable=True,
     ),
     "from": Parameter(
         "First instant of the period, inclusive: RFC 3339 with an offset, a date (UTC), `now`, or relative like `-24h` "
         "or `-30d` (units m, h, d, w).",
-        {"type": "string", "examples": ["-24h", "2026-04-18T00:00:00Z"]},
+        {"type": "string", "pattern": _TIME_FORM, "examples": ["-24h", "2026-04-18T00:00:00Z"]},
     ),
-    "to": Parameter("End of the period, exclusive; written like `from`.", {"type": "string", "default": "now"}),
+    "to": Parameter(
+        "End of the period, exclusive; written like `from`.",
+        {"type": "string", "pattern": _TIME_FORM, "default": "now"},
+    ),
     "limit": Parameter(
         "Rows of one page.", {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}
     ),
@@ -137,7 +149,10 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
         "With `groupBy` none or scopeId: `previous` adds the sums of the period of the same length before this one.",
         {"type": "string", "enum": ["previous"]},
     ),
-    "cursor": Parameter("`next` of the page before; the other parameters stay as they were.", {"type": "string"}),
+    "cursor": Parameter(
+        "`next` of the page before; the other parameters stay as they were.",
+        {"type": "string", "minLength": 1, "maxLength": VALUE_CHARS_MAX},
+    ),
 }
 
 SUMMARY_PARAMETERS: Final = (

@@ -27,6 +27,7 @@ from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from anlyt.access import spot_credential
 from anlyt.cloudevents import BODY_BYTES_MAX
@@ -238,10 +239,18 @@ async def _on_request_error(_request: Request, error: Exception) -> Response:
     return problem(error.status, error.code, str(error), parameter=error.parameter, headers=headers)
 
 
-async def _on_http_error(_request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error.headers = {**(error.headers or {}), "allow": _allowed(request)}
     code, detail = _HTTP_CODES.get(error.status_code, ("invalid-request", HTTPStatus(error.status_code).phrase))
     return problem(error.status_code, code, detail, headers=error.headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address: each has a route of its own, which knows of no other."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 async def _on_unavailable(_request: Request, error: Exception) -> Response:

@@ -40,7 +40,7 @@ ROUTES = {
     "/v1/accounts/usage": "accountId",
 }
 ONLY = {"/v1/operators/performance": "OPERATOR", "/v1/accounts/usage": "ACCOUNT"}
-OPEN = ["/livez", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json", "/"]
+OPEN = ["/livez", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json", "/docs", "/"]
 BIG = 2**63 - 1
 
 

@@ -22,7 +22,7 @@ import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request, Response
 
-from anlyt import access, asyncapi, desk, exports, intake, live, openapi, pages, reports, summaries, web
+from anlyt import access, asyncapi, desk, exports, intake, live, manual, openapi, pages, reports, summaries, web
 from anlyt.assets import load_assets
 from anlyt.clickhouse import ClickHouse  # noqa: TC001 - msgspec reads the annotations of Service
 from anlyt.crash import CrashPoints
@@ -143,7 +143,9 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
     files = load_assets()
     _add(app, "/", pages.page(files), include_in_schema=False)
     _add(app, pages.ASSET_ROUTE, pages.asset(files), include_in_schema=False)
-    _add(app, "/asyncapi.json", _document(asyncapi.describe(settings)), include_in_schema=False)
+    events = msgspec.json.encode(asyncapi.describe(settings))
+    _add(app, "/asyncapi.json", _document(events, "application/json"), include_in_schema=False)
+    _add(app, "/docs", _manual(app), include_in_schema=False)
     openapi.complete(app)
     return app
 
@@ -409,12 +411,23 @@ async def _read_totals(service: Service) -> reports.Totals:
         return reports.NO_TOTALS
 
 
-def _document(document: object) -> Callable[[], Awaitable[Response]]:
+def _document(body: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
     """A document that stays the same as long as the process lives."""
-    body = msgspec.json.encode(document)
 
     async def answer() -> Response:
-        return Response(body, media_type="application/json")
+        return Response(body, media_type=media_type)
+
+    return answer
+
+
+def _manual(app: FastAPI) -> Callable[[], Awaitable[Response]]:
+    """The description for people; made when somebody first asks, because it is of all routes."""
+    body = b""
+
+    async def answer() -> Response:
+        nonlocal body
+        body = body or manual.write_page(app.openapi())
+        return Response(body, media_type="text/html", headers={"content-security-policy": manual.POLICY})
 
     return answer
 

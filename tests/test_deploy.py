@@ -101,6 +101,7 @@ def test_the_alerts_watch_every_metric_that_can_be_wrong() -> None:
         "anlyt_late_second_counts_total",
         "anlyt_job_runs_total",
         "anlyt_job_last_run_seconds",
+        "anlyt_live_listeners",
     }
 
 

@@ -38,6 +38,8 @@ class Ledger:
     """One partition counted batch by batch, with JetStream times of the test's choice."""
 
     def __init__(self, conn: Connection, settings: Settings, position: store.Position) -> None:
+        assert settings.database_url is not None
+        self.url = settings.database_url.get_secret_value()
         self.conn = conn
         self.position = position
         self._decoder = Decoder(worker.rules_of(settings))
@@ -60,7 +62,7 @@ class Ledger:
 
     async def purge(self) -> None:
         """Run the purge job."""
-        await jobs.purge(self.conn, CrashPoints())
+        await jobs.purge(self.conn, jobs.Means(self.url, CrashPoints()))
 
 
 @asynccontextmanager

@@ -83,9 +83,10 @@ def audit(
     end: Annotated[str, typer.Option("--to", help="Exclusive.")] = "now",
     as_json: Json = False,
 ) -> None:
-    """Count the hours of a range again from the messages of the stream, and compare every cell. Exit 5 on a difference.
+    """Count a range again from the stream's messages.
 
-    Independent of how the workers count. What the stream no longer holds whole is not compared, and said.
+    Independent of how the workers count. Every cell is compared; exit 5 on a difference. What the stream no longer
+    holds whole is not compared, and said.
 
     Example: anlyt audit --from -7d
     """

@@ -86,6 +86,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("GET", "/metrics"): Route("", "open"),
     ("GET", "/openapi.json"): Route("", "open"),
     ("GET", "/asyncapi.json"): Route("", "open"),
+    ("GET", "/docs"): Route("", "open"),
     ("GET", "/"): Route("", "open"),
     ("GET", "/assets/{version}/{name}"): Route("", "open", path="/assets/0/app.js"),
 }

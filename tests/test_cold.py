@@ -225,6 +225,23 @@ def test_without_the_archive_hot_periods_are_answered_and_others_refused_by_name
     run(scenario())
 
 
+def test_an_archive_that_has_lost_rows_is_refused_not_answered_short(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with moved(database_url, clickhouse) as (client, conn):
+            key = await key_for(conn, "PLATFORM")
+            await clickhouse.execute(
+                f"ALTER TABLE metrics_daily DELETE WHERE day_bucket = toDateTime({int(DAYS[0].timestamp())}, 'UTC')"
+                f" AND scope_id = '{ACCOUNT}' SETTINGS mutations_sync = 1"
+            )
+            for path in ("/v1/metrics/daily?", "/v1/summary?scope=ACCOUNT&"):
+                response = await client.get(f"{path}{period(500, 366)}", headers=key)
+                assert response.status_code == 503
+                assert "archive" in problem_of(response)["detail"]
+            assert await ask(client, key, f"/v1/accounts/usage?{period(500, 366)}"), "the other tables are whole"
+
+    run(scenario())
+
+
 def test_an_owner_that_is_killed_between_two_pages_is_not_noticed(database_url: str, clickhouse: ClickHouse) -> None:
     async def scenario() -> None:
         async with moved(database_url, clickhouse) as (client, conn):

@@ -27,6 +27,7 @@ from anlyt.errors import ArchiveUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from datetime import datetime
 
     from clickhouse_connect.driver.client import Client
     from clickhouse_connect.driver.common import StreamContext
@@ -124,6 +125,7 @@ class ClickHouse:
         self.address = read_address(url)
         self.cluster = cluster
         self._client: Client | None = None
+        self.counted_s: dict[tuple[str, datetime], float] = {}  # when the rows before a border were last counted
         self._opening = threading.Lock()
         # Threads of its own: an archive that hangs keeps nobody waiting but those who asked it.
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="clickhouse")

@@ -8,6 +8,7 @@ border, so nothing is answered twice and nothing is left out; what cannot be rea
 from __future__ import annotations
 
 import math
+import time
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from anlyt.access import PLATFORM_ID, SCOPES
 from anlyt.archive import BEGINNING, END, seconds
 from anlyt.clickhouse import TABLES, ArchiveTable, statement
+from anlyt.errors import ArchiveUnavailable
 from anlyt.postgres import sql
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 Source = Literal["postgres", "clickhouse", "both"]
 
+COUNT_AGE_S: Final = 60.0  # so long the archive is taken to have its rows
 BUCKETS_NAMED_MAX: Final = 200  # more are asked as a period, and what was not wanted is left out here
 ROWS_MAX: Final = 2**62  # of a period that is read whole
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
@@ -60,10 +63,27 @@ class Cold(Struct, frozen=True):
 
     clickhouse: ClickHouse
     hot_since: Mapping[str, datetime]
+    archived_rows: Mapping[str, int]  # from before, as the receipts count them
 
     def border(self, table: ArchiveTable) -> datetime:
         """From when on all rows of a table are hot."""
         return self.hot_since.get(table.name, BEGINNING)
+
+    async def check(self, table: ArchiveTable) -> None:
+        """Raise ArchiveUnavailable when rows have gone from the archive: an answer without them would be short."""
+        border = self.border(table)
+        asked_s = self.clickhouse.counted_s.get((table.name, border), -math.inf)
+        if time.monotonic() - asked_s < COUNT_AGE_S:
+            return
+        text = statement("archive/count_before", table, cluster=self.clickhouse.cluster)
+        (row,) = await self.clickhouse.fetch(text, {"until": seconds(border)})
+        wanted = self.archived_rows.get(table.name, 0)
+        if row["rows"] < wanted:
+            raise ArchiveUnavailable(
+                f"the archive {self.clickhouse.address.shown} has {row['rows']:,} rows of {table.name} from before "
+                f"{border:%Y-%m-%d}, but was given {wanted:,}; restore it from a backup (docs/archive.md)"
+            )
+        self.clickhouse.counted_s[table.name, border] = time.monotonic()
 
 
 async def find_cold(conn: AnyConnection, clickhouse: ClickHouse | None) -> Cold | None:
@@ -71,9 +91,9 @@ async def find_cold(conn: AnyConnection, clickhouse: ClickHouse | None) -> Cold 
     if clickhouse is None:
         return None
     await conn.execute(sql("archive/hold_tables"))  # the snapshot is taken by the next statement
-    return Cold(
-        clickhouse, {row["table_name"]: row["hot_since"] for row in await conn.fetch(sql("archive/list_borders"))}
-    )
+    rows = await conn.fetch(sql("archive/list_borders"))
+    hot_since = {row["table_name"]: row["hot_since"] for row in rows}
+    return Cold(clickhouse, hot_since, {row["table_name"]: row["archived_rows"] for row in rows})
 
 
 def source_of(cold: Cold | None, table: ArchiveTable, start: datetime, end: datetime) -> Source:
@@ -104,6 +124,7 @@ def split(cold: Cold | None, query: Query) -> tuple[Query | None, Query | None]:
 async def list_rows(cold: Cold, visible: Visible, query: Query, *, limit: int = ROWS_MAX) -> list[tuple[Any, ...]]:
     """The rows of a part before the border, in order; each with the columns of its table."""
     table = REPORTED[query.name]
+    await cold.check(table)
     text = statement(LISTS[table.name], table, cluster=cold.clickhouse.cluster)
     return await cold.clickhouse.fetch_rows(text, _values(visible, query, limit))
 
@@ -111,6 +132,7 @@ async def list_rows(cold: Cold, visible: Visible, query: Query, *, limit: int = 
 async def stream_rows(cold: Cold, visible: Visible, query: Query) -> AsyncGenerator[list[tuple[Any, ...]]]:
     """All rows of a part before the border, some at a time, so that neither side ever sorts or holds them all."""
     table = REPORTED[query.name]
+    await cold.check(table)
     text = statement(LISTS[table.name], table, cluster=cold.clickhouse.cluster)
     start = query.start
     while start < query.end:
@@ -178,6 +200,7 @@ async def sum_buckets(
     """Sums of each bucket, with the number of its span."""
     if not wanted.buckets:
         return NO_SUMS
+    await cold.check(wanted.table)
     text = statement("archive/sum_buckets", wanted.table, cluster=cold.clickhouse.cluster)
     rows = await cold.clickhouse.fetch(text, _bounds(wanted, scope, ids))
     number = {seconds(bucket): span for bucket, span in zip(wanted.buckets, spans, strict=True)}
@@ -189,6 +212,7 @@ async def sum_ids(cold: Cold, wanted: Wanted, *, scope: Scope, ids: Sequence[str
     """Sums of each id over all the buckets, which follow each other or are few."""
     if not wanted.buckets:
         return NO_SUMS
+    await cold.check(wanted.table)
     text = statement("archive/sum_ids", wanted.table, cluster=cold.clickhouse.cluster)
     rows = await cold.clickhouse.fetch(text, _bounds(wanted, scope, ids))
     return _as_columns([row["scope_id"] for row in rows], rows)

@@ -5,26 +5,23 @@ and latency histograms. The API is a process of its own with its own ten session
 again as soon as it is answered, each with a key of its own. `readable` publishes traffic and, beside it, marks of one
 account; a mark is readable when the account's row in an answer has counted it, and heard when a live event has.
 
-    python bench/api.py [--days 90] [--requests 200] [--json FILE]
+    python bench/run.py --only api
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anlyt import jetstream, keys, up
 from anlyt.access import make_grant
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 DAYS = 90
+QUICK_DAYS = 4
 ACCOUNTS = [f"{n:08x}-0000-4000-8000-00000000acc0" for n in range(1_000)]
 OPERATORS = [f"{n:08x}-0000-4000-8000-0000000000e0" for n in range(20)]
 PROBE = "ffffffff-0000-4000-8000-00000000acc0"
@@ -234,13 +232,15 @@ class Client:
         return cls(*await asyncio.open_connection(where.host, where.port, limit=2**24), key)
 
     async def ask(self, path: str) -> bytes:
-        """The body of a good answer."""
-        self._writer.write(f"GET {path} HTTP/1.1\r\n{self._head}".encode())
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        body = await self._reader.readexactly(length)
-        assert b" 200 " in head[:20], (path, head, body)
-        return body
+        """The body of a good answer; a question that got no turn is asked again until it has one."""
+        while True:
+            self._writer.write(f"GET {path} HTTP/1.1\r\n{self._head}".encode())
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            body = await self._reader.readexactly(length)
+            if b" 429 " not in head[:20]:
+                assert b" 200 " in head[:20], (path, head, body)
+                return body
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
         """The chunks of an answer without a length; the end is checked to be the whole's."""
@@ -282,21 +282,15 @@ async def ask_again(where: World, route: Route, clients: int, requests: int) -> 
 
 async def measure_routes(where: World, requests: int) -> dict[str, dict[str, float]]:
     """p50, p99 and the CPU time of API and PostgreSQL a request, of every route, for one client and for many."""
-    found: dict[str, dict[str, float]] = {}
-    print(f"{'':<34}" + "".join(f"{title:>10}" for title in ("aim p99", *("p50", "p99", "cpu") * len(CLIENTS))))
+    tables: dict[str, dict[str, float]] = {"aim p99 ms": {name: route.aim_ms for name, route in routes().items()}}
     for name, route in routes().items():
-        found[name] = {"aim_p99_ms": route.aim_ms}
         for clients in CLIENTS:
             before = sum(map(cpu_s, where.pids))
             took = await ask_again(where, route, clients, requests)
             spent_ms = (sum(map(cpu_s, where.pids)) - before) * 1_000 / (len(took) + clients)
-            found[name] |= {
-                f"p50_ms_{clients}": rank(took, 50),
-                f"p99_ms_{clients}": rank(took, 99),
-                f"cpu_ms_{clients}": spent_ms,
-            }
-        print(f"{name:<34}" + "".join(f"{value:>10.1f}" for value in found[name].values()), flush=True)
-    return found
+            for title, value in (("p50 ms", rank(took, 50)), ("p99 ms", rank(took, 99)), ("CPU ms", spent_ms)):
+                tables.setdefault(f"{clients}: {title}", {})[name] = value
+    return tables
 
 
 def cpu_s(pid: int) -> float:
@@ -318,7 +312,7 @@ def rss_mb(pid: int) -> float:
 async def measure_exports(where: World) -> dict[str, dict[str, float]]:
     """A million rows in each format: rows a second, and how much memory the API took for them."""
     hours = -(-EXPORT_ROWS // (1 + len(OPERATORS) + len(ACCOUNTS)))
-    found: dict[str, dict[str, float]] = {}
+    tables: dict[str, dict[str, float]] = {}
     for form in ("csv", "ndjson", "parquet"):
         client = await Client.connect(where, where.keys["staff"][0])
         before = peak = rss_mb(where.pids[0])
@@ -329,9 +323,9 @@ async def measure_exports(where: World) -> dict[str, dict[str, float]]:
         seconds = time.perf_counter() - begun
         client.close()
         rows = hours * (1 + len(OPERATORS) + len(ACCOUNTS))
-        found[form] = {"rows": rows, "rows_per_s": rows / seconds, "mb": size / 2**20, "api_grew_mb": peak - before}
-        print(f"export {form:<10}" + "".join(f"{value:>14,.0f}" for value in found[form].values()), flush=True)
-    return found
+        figures = {"rows": rows, "rows/s": rows / seconds, "MB": size / 2**20, "API grew by MB": peak - before}
+        tables[f"export as {form}"] = figures
+    return tables
 
 
 def event(account: str, operator: str, now: str) -> bytes:
@@ -412,45 +406,18 @@ async def measure_readable(where: World, seconds: float) -> dict[str, float]:
             await publishing
             await listening
     seen, heard = (sorted(value for value in values if not math.isnan(value)) for values in (seen, heard))
-    found = {"rate": RATE, "marks": len(seen)} | {
-        f"{name}_p{percent}_ms": rank(values, percent)
-        for name, values in (("readable", seen), ("heard", heard))
+    return {"events/s": RATE, "marks": len(seen)} | {
+        f"{name}, p{percent} ms": rank(values, percent)
+        for name, values in (("in an answer", seen), ("in a live event", heard))
         for percent in (50, 99)
     }
-    print("published to readable " + " ".join(f"{name}={value:,.0f}" for name, value in found.items()), flush=True)
-    return found
 
 
-async def measure(directory: Path, *, days: int = DAYS, requests: int = 200, seconds: float = 15) -> dict[str, Any]:
-    """Everything, on fresh servers under `directory`."""
+async def measure(directory: Path, *, quick: bool = False) -> dict[str, dict[str, float]]:
+    """Tables of everything, on fresh servers under `directory`: by clients, by format, and how soon events are read."""
+    days, requests, seconds = (QUICK_DAYS, 16, 3) if quick else (DAYS, 200, 15)
     async with world(directory, days) as where:
-        return {
-            "days": days,
-            "routes": await measure_routes(where, requests),
-            "exports": await measure_exports(where) if days * 24 * (len(ACCOUNTS) + 21) > EXPORT_ROWS else {},
-            "readable": await measure_readable(where, seconds),
-        }
-
-
-def main() -> None:
-    """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--days", type=int, default=DAYS)
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=15)
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "api.json")
-    options = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="anlyt-bench-"))
-    directory.chmod(0o711)  # the servers' user passes through it
-    try:
-        work = measure(directory, days=options.days, requests=options.requests, seconds=options.seconds)
-        found = asyncio.run(work)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    options.json.parent.mkdir(exist_ok=True)
-    options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"written to {options.json}")
-
-
-if __name__ == "__main__":
-    main()
+        tables = await measure_routes(where, requests)
+        if not quick:
+            tables |= await measure_exports(where)
+        return tables | {"published to readable": await measure_readable(where, seconds)}

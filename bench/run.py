@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import api
 import house
 import ingest
 
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
     Tables = Mapping[str, Mapping[str, float]]
 
-TOPICS: Final[Mapping[str, Callable[..., Awaitable[Tables]]]] = {"ingest": ingest.measure, "house": house.measure}
+TOPICS: Final[Mapping[str, Callable[..., Awaitable[Tables]]]] = {
+    "ingest": ingest.measure,
+    "house": house.measure,
+    "api": api.measure,
+}
 FIGURE_WIDTH: Final = 18
 
 

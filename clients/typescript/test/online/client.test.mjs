@@ -1,7 +1,6 @@
 /** The client and a running anlyt, whose address, keys and planted rows stand in ANLYT_TEST. */
 
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { Anlyt, AnlytProblem, parse, stringify } from '../../dist/index.js';
 
@@ -76,15 +75,11 @@ test('a period streams as rows and as a file', async () => {
   const paged = await all(staff.daily({ ...PERIOD, limit: 1000 }));
   assert.deepEqual(streamed, paged);
   const { stream, filename, asOf } = await staff.export('daily', 'csv', PERIOD);
-  const hash = createHash('sha256');
-  let lines = 0;
-  for await (const piece of stream) {
-    hash.update(piece);
-    lines += Buffer.from(piece).toString().split('\n').length - 1;
-  }
-  assert.equal(lines, Number(rows) + 1);
+  const lines = (await new Response(stream).text()).trimEnd().split(/\r?\n/);
+  assert.equal(lines.length, Number(rows) + 1);
+  assert.ok(lines[1].includes(`,${numbers[0]},`) && lines[1].includes(',999999999999.999999,'));
   assert.match(filename, /^anlyt-daily-.*\.csv$/);
-  assert.ok(asOf instanceof Date && hash.digest('hex').length === 64);
+  assert.ok(asOf instanceof Date);
 });
 
 test('sums are exact', async () => {

@@ -40,7 +40,7 @@ gen: setup ## write what is generated from sql/schema.sql, the settings, the rou
 bench: setup ## measure everything, print tables, write JSON
 	$(BIN)/python bench/run.py
 
-bench-quick: setup ## the same in under a minute, to see that it works
+bench-quick: setup ## the same, small, in a minute or two, to see that it works
 	$(BIN)/python bench/run.py --quick --json bench/results/quick.json
 
 lock: setup ## pin requirements.txt anew (needs uv on the PATH)

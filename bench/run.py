@@ -61,7 +61,7 @@ def show(tables: Tables) -> None:
 def main() -> None:
     """Measure the topics, print their tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="small, to see that it works")
     parser.add_argument("--only", choices=TOPICS, action="append", help="this topic; repeatable")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "latest.json")
     options = parser.parse_args()

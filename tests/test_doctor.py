@@ -80,6 +80,7 @@ def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
         "NATS version",
         "NATS clock",
         "stream",
+        "archive",
     }
 
 
@@ -257,7 +258,11 @@ def test_servers_that_are_away_are_findings_without_their_passwords(settings: Se
     )
     findings = found(away)
 
-    assert {name: finding.level for name, finding in findings.items()} == {"PostgreSQL": "problem", "NATS": "problem"}
+    assert {name: finding.level for name, finding in findings.items()} == {
+        "PostgreSQL": "problem",
+        "NATS": "problem",
+        "archive": "ok",  # there is none
+    }
     assert "CANARY" not in str(findings)
 
 

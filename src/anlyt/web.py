@@ -242,7 +242,7 @@ async def _on_request_error(_request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        error.headers = {**(error.headers or {}), "allow": _allowed(request)}
+        error.headers = {"allow": _allowed(request)}
     code, detail = _HTTP_CODES.get(error.status_code, ("invalid-request", HTTPStatus(error.status_code).phrase))
     return problem(error.status_code, code, detail, headers=error.headers)
 

@@ -110,7 +110,7 @@ function build(session, names, now) {
   const onpop = () => show(readState(location.search));
   window.addEventListener("popstate", onpop);
   const live = follow(newsOf(session, readState(location.search)), {
-    onchange: () => shown?.refresh(),
+    onchange: () => shown?.refresh({ gently: true }),
     onprogress: (progress) => {
       lastGood = now();
       fresh.update(progress);

@@ -12,7 +12,7 @@ export const figureColumns = [
   { name: "Period before", key: "previous", numeric: true, text: ({ before }) => before ?? "", cell: ({ beforeShown, before }) => beforeShown ?? before ?? DASH },
 ];
 
-/** The figures of a summary row; `ranks` is the row that percentiles come from. */
+/** The figures of a summary row; `ranks` is the row that percentiles come from, null until it is there. */
 export function figuresOf(row, ranks, currency, scope) {
   const before = row.previous;
   const cost = change(micros(row.totalCost), before ? micros(before.totalCost) : null);
@@ -23,7 +23,7 @@ export function figuresOf(row, ranks, currency, scope) {
     { id: "rate", name: "Delivery rate", big: percent(row.deliveryRate), exact: row.deliveryRate, before: before?.deliveryRate, shown: percent(row.deliveryRate), beforeShown: percent(before?.deliveryRate), change: changePoints(row.deliveryRate, before?.deliveryRate), good: 1 },
     { id: "failed", name: "Failed", big: shortCount(row.failedMessages), exact: row.failedMessages, before: before?.failedMessages, change: change(row.failedMessages, before?.failedMessages), good: -1, small: row.errorRate === null ? null : `${percent(row.errorRate)} of all` },
     { id: "pending", name: "Pending", big: shortCount(row.pendingMessages), exact: row.pendingMessages, before: before?.pendingMessages, change: change(row.pendingMessages, before?.pendingMessages), good: 0 },
-    { id: "latency", tableName: "Latency, average", name: scope === "ACCOUNT" ? "Latency, average" : "Latency, average / p95", big: duration(row.avgLatencyMs), second: scope === "ACCOUNT" ? null : duration(p95), exact: row.avgLatencyMs, before: before?.avgLatencyMs, shown: duration(row.avgLatencyMs), beforeShown: duration(before?.avgLatencyMs), change: change(row.avgLatencyMs, before?.avgLatencyMs), good: -1 },
+    { id: "latency", tableName: "Latency, average", name: scope === "ACCOUNT" ? "Latency, average" : "Latency, average / p95", big: duration(row.avgLatencyMs), second: scope === "ACCOUNT" ? null : ranks === null ? "…" : duration(p95), exact: row.avgLatencyMs, before: before?.avgLatencyMs, shown: duration(row.avgLatencyMs), beforeShown: duration(before?.avgLatencyMs), change: change(row.avgLatencyMs, before?.avgLatencyMs), good: -1 },
     { id: "cost", name: `Cost, ${currency}`, money: row.totalCost, exact: row.totalCost, before: before?.totalCost, shown: money(row.totalCost), beforeShown: before ? money(before.totalCost) : DASH, change: cost, good: 0 },
   ];
   if (scope !== "ACCOUNT") figures.splice(5, 0, { id: "p95", name: "Latency, p95", tableOnly: true, exact: p95, before: p95Before, shown: duration(p95), beforeShown: duration(p95Before) });

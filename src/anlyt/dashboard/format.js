@@ -125,6 +125,9 @@ export const dateYear = (at) => DATE_YEAR.format(new Date(at));
 export const weekday = (at) => WEEKDAY.format(new Date(at)).replace(",", "");
 export const dateTime = (at) => (at ? `${dateYear(at)}, ${CLOCK_S.format(new Date(at))} UTC` : DASH);
 
+/** A moment of the last months in a table: "23 Nov, 01:39:02". */
+export const stamp = (at) => (at ? `${date(at)}, ${CLOCK_S.format(new Date(at))}` : DASH);
+
 /** The span of a bucket: "Tue 17 Nov, 10:00–11:00" or "Tue 17 Nov". */
 export function bucket(start, end) {
   const length = new Date(end) - new Date(start);

@@ -2,7 +2,7 @@
 
 import { address, call } from "./api.js";
 import { h } from "./dom.js";
-import { count, dateTime } from "./format.js";
+import { count, dateTime, stamp } from "./format.js";
 import { announce, confirmed, tableOf } from "./panel.js";
 
 const PAGE = 15;
@@ -99,7 +99,7 @@ export function letterDesk(target, session, state, tell) {
     const choose = (reason, label, letters) =>
       h("button", { type: "button", "aria-pressed": String(state.reason === reason), "data-key": `reason ${reason}`, onclick: () => tell.go({ ...state, reason }) }, label, " ", h("small", {}, count(letters)));
     const columns = [
-      { name: "Recorded", key: "recordedAt", text: ({ recordedAt }) => recordedAt, cell: ({ recordedAt }) => dateTime(recordedAt) },
+      { name: "Recorded", key: "recordedAt", text: ({ recordedAt }) => recordedAt, cell: ({ recordedAt }) => h("span", { title: recordedAt }, stamp(recordedAt)) },
       { name: "Reason", key: "reason", head: true, text: ({ reason }) => reason, cell: ({ reason }) => h("code", {}, reason) },
       { name: "What is wrong", key: "detail", text: ({ detail }) => detail, cell: ({ detail }) => h("span", { class: "wrap" }, detail) },
       { name: "Place", key: "place", text: ({ sequence, batchIndex }) => `${sequence}/${batchIndex}`, cell: (row) => h("button", { type: "button", class: "link", "data-key": `letter ${keyOf(row)}`, onclick: () => open(row) }, `${row.sequence}/${row.batchIndex}`) },

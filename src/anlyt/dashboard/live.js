@@ -18,7 +18,7 @@ export function follow(path, { onchange, onprogress }) {
   let poll = null;
   let retry = null;
   let calm = CALM_MS;
-  let last = 0;
+  let last = Date.now();
   let missed = false;
 
   const refresh = async () => {

@@ -36,7 +36,8 @@ export function overview(session, state, tell) {
   if (questions.usage) add("usage", "Days", { wide: true });
 
   let running = null;
-  const refresh = async () => {
+  const refresh = async ({ gently = false } = {}) => {
+    if (gently && running) return; // what is on its way is new enough
     running?.abort();
     const mine = new AbortController();
     running = mine;
@@ -45,18 +46,22 @@ export function overview(session, state, tell) {
     const jobs = Object.entries(asked.questions).map(async ([name, question]) => {
       const targets = name === "series" ? ["volume", "latency", "peak"] : [name];
       try {
-        const answer = await question.ask(mine.signal);
+        // Nothing waits for percentiles: at first it is drawn without.
+        const early = (first) => targets.every((target) => panels[target].waiting) && !mine.signal.aborted && DRAW[name](context, question, first);
+        const answer = await question.ask(mine.signal, early);
         if (mine.signal.aborted) return;
         DRAW[name](context, question, ...answer);
         tell.onmeta(answer[0].meta);
       } catch (problem) {
         if (mine.signal.aborted) return;
         if (problem.status === undefined) throw problem;
-        for (const target of targets) panels[target].fail(problem, refresh);
+        for (const target of targets) panels[target].fail(problem, () => refresh());
         tell.onproblem(problem);
       }
     });
-    await Promise.all(jobs);
+    await Promise.all(jobs).finally(() => {
+      if (running === mine) running = null;
+    });
   };
   return { place, refresh, stop: () => running?.abort() };
 }
@@ -67,11 +72,13 @@ const DRAW = { numbers: drawNumbers, series: drawSeries, operators: drawOperator
 
 function drawNumbers({ panels, period, subject }, { paths }, totals, ranks) {
   const [row] = totals.data;
-  const figures = figuresOf(row, (ranks ?? totals).data[0], totals.meta.currency, subject.scope);
+  const partial = paths.length > 1 && !ranks;
+  const figures = figuresOf(row, partial ? null : (ranks ?? totals).data[0], totals.meta.currency, subject.scope);
   const span = row.end && Date.parse(row.end) - Date.parse(row.start);
   const before = [Date.parse(row.start) - span, Date.parse(row.start)];
   panels.numbers.show({
     paths,
+    partial,
     note: `${periodText(period.start, period.end)} UTC, compared with ${periodText(...before)}`,
     picture: () => figureList(figures),
     table: { columns: figureColumns, rows: figures },
@@ -82,6 +89,7 @@ function drawSeries(context, { paths }, series, ranks) {
   const { panels, period, subject, tell } = context;
   const rows = series.data;
   const places = ranks ? ranks.data : rows;
+  const partial = paths.length > 1 && !ranks;
   const by = `by ${period.bucket}, UTC`;
   const empty = rows.every(({ totalMessages }) => Number(totalMessages) === 0) ? EMPTY : null;
   const chart = (panelId, spec) => (body) => {
@@ -121,6 +129,7 @@ function drawSeries(context, { paths }, series, ranks) {
   const rank = { name: "95th percentile", key: "latency", shape: "line dashed-line", values: joined.map(({ p95 }) => p95) };
   panels.latency.show({
     paths,
+    partial,
     note: by,
     empty: empty ?? (rows.every(({ avgLatencyMs }) => avgLatencyMs === null) ? { title: "No latency in this period", text: "No message of this time has a delivery receipt yet." } : null),
     picture: chart("latency", { label: "Latency", kind: "lines", time: true, format: duration, tick: tickDuration, series: subject.scope === "ACCOUNT" ? [average] : [average, rank] }),

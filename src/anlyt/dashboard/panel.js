@@ -11,7 +11,7 @@ const FORMULA = /^[=+\-@\t\r]/;
 
 /**
  * <anlyt-panel>. `setup({id, title, how, wide, tabled, onmode})` once; then `show(answer)` with
- * {paths, note, picture, table: {caption, columns, rows}, empty}, or `fail(problem, retry)`.
+ * {paths, note, picture, table: {caption, columns, rows}, empty, partial}, or `fail(problem, retry)`; `partial`: more is coming.
  * A column is {name, key, numeric, text, cell}: `text` is the exact value for CSV, `cell` what the table shows.
  */
 class Panel extends HTMLElement {
@@ -35,13 +35,14 @@ class Panel extends HTMLElement {
     return this;
   }
 
-  get table() {
-    return this.#tabled;
+  /** Whether nothing has been shown yet. */
+  get waiting() {
+    return this.#answer === null;
   }
 
   show(answer) {
     this.#answer = answer;
-    this.setAttribute("aria-busy", "false");
+    this.setAttribute("aria-busy", String(answer.partial ?? false));
     this.classList.remove("stale");
     this.told.hidden = true;
     this.#render();

@@ -49,7 +49,12 @@ export function questionsOf(session, state, now, { operators = SHOWN_MAX, accoun
 
 function both(first, second) {
   const paths = second ? [first, second] : [first];
-  return { paths, ask: (signal) => Promise.all(paths.map((path) => call(path, { signal }))) };
+  const ask = (signal, onfirst = () => {}) => {
+    const asked = paths.map((path) => call(path, { signal }));
+    if (second) asked[0].then(onfirst, () => {}); // a failure is told by the whole
+    return Promise.all(asked);
+  };
+  return { paths, ask };
 }
 
 /** Operators, the lowest delivery rate first, and the rows behind their small lines. */

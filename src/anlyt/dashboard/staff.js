@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { h } from "./dom.js";
-import { count, dateTime, DASH, shortCount, span } from "./format.js";
+import { count, dateTime, DASH, shortCount, span, stamp } from "./format.js";
 import { letterDesk } from "./letters.js";
 import { panel } from "./panel.js";
 
@@ -57,7 +57,7 @@ function draw(panels, status) {
   });
   panels.jobs.show({ paths, note: "the last run of each", ...listed(status.jobs, [
     column("Job", ({ job }) => job, { head: true }),
-    column("Started", ({ startedAt }) => startedAt, { cell: ({ startedAt }) => dateTime(startedAt) }),
+    column("Started", ({ startedAt }) => startedAt, { cell: ({ startedAt }) => stamp(startedAt) }),
     column("Took", ({ startedAt, finishedAt }) => (finishedAt ? (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000 : ""), { numeric: true, cell: ({ startedAt, finishedAt }) => took(startedAt, finishedAt) }),
     column("Outcome", ({ outcome }) => outcome ?? "", { cell: ({ outcome, finishedAt }) => mark(outcome === null ? "even" : OK.has(outcome) ? "better" : "worse", outcome ?? (finishedAt ? "ended" : "running")) }),
   ], "No job has run yet", "Jobs run in anlyt jobs loop, which anlyt up starts by itself.") });
@@ -69,7 +69,7 @@ function draw(panels, status) {
   panels.slots.show({ paths, note: "how far each part has been counted", ...listed(joined(status.slots), [
     column("Slots", ({ first, last }) => (first === last ? first : `${first}–${last}`), { head: true }),
     column("Sequence", ({ lastSequence }) => lastSequence, { numeric: true, cell: ({ lastSequence }) => count(lastSequence) }),
-    column("Complete through", ({ completeThrough }) => completeThrough ?? "", { cell: ({ completeThrough }) => dateTime(completeThrough) }),
+    column("Complete through", ({ completeThrough }) => completeThrough ?? "", { cell: ({ completeThrough }) => stamp(completeThrough) }),
     column("Lost", ({ lostMessages }) => lostMessages, { numeric: true, cell: ({ lostMessages }) => mark(Number(lostMessages) > 0 ? "worse" : "even", count(lostMessages)) }),
   ], "Nothing has been read yet", "A worker takes the slots within a second of its start.") });
   panels.backfills.show({ paths, note: "named loads, which may change final numbers", ...listed(status.backfills, [

@@ -604,12 +604,17 @@ def test_the_page_fits_every_width(site: Site, width: int) -> None:
     async def story() -> None:
         for path in (f"/?{WEEK}", "/?view=status"):
             async with site.page(path, viewport={"width": width, "height": 900}) as page:
-                wide = await page.evaluate("() => document.documentElement.scrollWidth")
+                wide = await page.evaluate(
+                    "(width) => [...document.querySelectorAll('body *')].filter((each) => !each.closest('.scroll') && "
+                    "each.getBoundingClientRect().right > width + 0.5).map((each) => each.outerHTML.slice(0, 120))",
+                    width,
+                )
                 cut = await page.locator(".figure .value").evaluate_all(
                     "found => found.filter((each) => each.scrollWidth > each.clientWidth + 1).map((e) => e.innerText)"
                 )
 
-                assert wide <= width
+                assert wide == []
+                assert await page.evaluate("() => document.documentElement.scrollWidth") <= width
                 assert cut == []
 
     site.run(story)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -222,12 +223,18 @@ def test_a_signal_leaves_the_terminal_as_it_was(busy: Settings, number: signal.S
     assert text.rindex(LEAVE) > text.rindex(ENTER)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process waits for SIGCONT; one that comes before is lost."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_ctrl_z_gives_the_terminal_back_for_as_long_as_it_lasts(busy: Settings) -> None:
     with Terminal("top", env=environment_of(busy)) as terminal:
         terminal.wait_for(lambda: OPERATORS[-1] in terminal.text)
         os.kill(terminal.process.pid, signal.SIGTSTP)
         terminal.wait_for(lambda: terminal.text.count(LEAVE) == 1)
         terminal.wait_for(lambda: terminal.mode == terminal.before)
+        terminal.wait_for(lambda: is_stopped(terminal.process.pid))
         os.kill(terminal.process.pid, signal.SIGCONT)
         terminal.wait_for(lambda: terminal.text.count(ENTER) == 2)
         terminal.press("q")

@@ -599,7 +599,14 @@ def rgb(colour: str) -> str:
     return "rgb({}, {}, {})".format(*(int(colour[at : at + 2], 16) for at in (1, 3, 5)))
 
 
-@pytest.mark.parametrize("width", [360, 834, 1440, 2200])
+LONGEST_FIGURES = """() => {
+  for (const each of document.querySelectorAll(".figure .second")) each.lastChild.textContent = "3,456.78 s";
+  for (const each of document.querySelectorAll(".figure .first"))
+    each.firstChild.textContent = each.closest("[data-figure=cost]") ? "12,345,678" : "3,456.78 s";
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 600, 834, 1024, 1440, 2200])
 def test_the_page_fits_every_width(site: Site, width: int) -> None:
     async def story() -> None:
         for path in (f"/?{WEEK}", "/?view=status"):
@@ -609,6 +616,7 @@ def test_the_page_fits_every_width(site: Site, width: int) -> None:
                     "each.getBoundingClientRect().right > width + 0.5).map((each) => each.outerHTML.slice(0, 120))",
                     width,
                 )
+                await page.evaluate(LONGEST_FIGURES)
                 cut = await page.locator(".figure .value").evaluate_all(
                     "found => found.filter((each) => each.scrollWidth > each.clientWidth + 1).map((e) => e.innerText)"
                 )

@@ -44,7 +44,7 @@ function figureOf({ id, name, big, second, money: cost, change: changed, beforeS
     "div",
     { class: "figure", "data-figure": id },
     h("dt", {}, name),
-    h("dd", { class: "value", title: exact === null ? "no data" : String(exact) }, h("span", { class: "first" }, whole, rest && h("small", {}, `.${rest}`)), second && h("span", { class: "second" }, h("span", { class: "slash" }, " / "), second)),
+    h("dd", { class: "value", title: exact === null ? "no data" : String(exact) }, h("span", { class: "first" }, whole, rest && h("small", {}, `.${rest}`)), second && " ", second && h("span", { class: "second" }, h("span", { class: "slash" }, "/ "), second)),
     h("dd", { class: "change" }, changed ? changeOf(changed, good) : h("span", { class: "none" }, small ?? "no comparison"), changed && h("span", { class: "was" }, `was ${beforeShown}`)),
   );
 }

@@ -22,7 +22,7 @@ import httpx2
 import pytest
 from playwright.async_api import async_playwright
 
-from anlyt import api, demo, jobs, keys, publishing, simulate, web
+from anlyt import api, demo, jobs, keys, live, publishing, simulate, web
 from anlyt.access import make_grant
 from anlyt.crash import CrashPoints
 from anlyt.postgres import connect, open_pool
@@ -50,8 +50,8 @@ ARGUMENTS: Final = [
 ]
 INSTALL_LIMIT_S: Final = 480
 SEED: Final = 11
-HISTORY: Final = timedelta(days=9)
-RATE: Final = 0.03  # distinct events a second: about 23,000 in all
+HISTORY: Final = timedelta(days=10)  # a week, and two whole days before it to compare with, at any time of day
+RATE: Final = 0.03  # distinct events a second: about 26,000 in all
 STAFF: Final = ["metrics:read", "events:write", "admin"]
 
 
@@ -208,8 +208,12 @@ async def served(settings: Settings, directory: Path, executable: str, runner: a
     made = await _make_keys(url, members)
     pool = await open_pool(url, application="anlyt-api", size_max=10, statement_timeout_s=5)
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    app = api.build_app(pool=pool, settings=settings, telemetry=Telemetry())
-    serving = asyncio.create_task(web.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=ready.set_result))
+    telemetry = Telemetry()
+    feed = live.Feed(settings, telemetry, lambda: datetime.now(UTC))
+    app = api.build_app(pool=pool, settings=settings, telemetry=telemetry, feed=feed)
+    serving = asyncio.gather(
+        feed.run(stop), web.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=ready.set_result)
+    )
     try:
         address = await ready
         async with async_playwright() as playwright:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIMIT_S = 30
-_STYLES = re.compile(r"\x1b\[[0-9;]*m|\r")
+_CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r")
 
 
 class Terminal:
@@ -36,6 +37,7 @@ class Terminal:
             env={name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}} | {"TERM": "xterm"},
             start_new_session=True,
         )
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end inside of a character
         self._text = ""
 
     def __enter__(self) -> Self:
@@ -51,13 +53,21 @@ class Terminal:
     def text(self) -> str:
         """Everything written so far."""
         while select.select([self._ours], [], [], 0)[0]:
-            self._text += os.read(self._ours, 65_536).decode()
+            self._text += self._decoder.decode(os.read(self._ours, 65_536))
         return self._text
 
     @property
     def picture(self) -> list[str]:
-        """The lines of the last picture that was drawn from the top."""
-        return [line.rstrip() for line in _STYLES.sub("", self.text.rpartition("\x1b[H")[2]).splitlines()]
+        """The lines of the last whole picture that was drawn from the top; none before the first.
+
+        A terminal hands a picture over in pieces; a whole one has every line, to its end.
+        """
+        columns, lines = self.size
+        for text in reversed(self.text.split("\x1b[H")[1:]):
+            picture = _CONTROL.sub("", text).split("\n")[:lines]
+            if [len(line) for line in picture] == [columns] * lines:
+                return [line.rstrip() for line in picture]
+        return []
 
     @property
     def mode(self) -> list[Any]:
@@ -68,13 +78,15 @@ class Terminal:
         os.write(self._ours, keys.encode())
 
     def resize(self, columns: int, lines: int) -> None:
+        self.size = columns, lines
         fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
         """Until the condition holds; AssertionError with the text after LIMIT_S."""
         deadline = time.monotonic() + LIMIT_S
         while not condition():
-            assert time.monotonic() < deadline, self.text[-4_000:]
+            text = self.text  # read, so that the process never waits for room to write
+            assert time.monotonic() < deadline, text[-4_000:]
             select.select([self._ours], [], [], 0.05)
 
     def wait(self) -> int:

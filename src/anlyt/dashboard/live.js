@@ -6,6 +6,7 @@ const POLL_MS = 10_000;
 const CALM_MS = 2_000; // least time between two refreshes
 const CALM_TIMES = 5; // or so many times as long as the last one took: a busy service is asked less often
 const RETRY_MS = 30_000; // after which a stream that was refused is tried again
+const CONNECTION = ["online", "offline"];
 const CHANGES = ["hourly", "operators", "reset"];
 
 /**
@@ -20,6 +21,7 @@ export function follow(path, { onchange, onprogress }) {
   let calm = CALM_MS;
   let last = Date.now();
   let missed = false;
+  let lost = false;
 
   const refresh = async () => {
     missed = document.hidden;
@@ -44,9 +46,15 @@ export function follow(path, { onchange, onprogress }) {
   const open = () => {
     retry = null;
     source = new EventSource(path);
-    source.onopen = stopPolling;
+    source.onopen = () => {
+      stopPolling();
+      if (lost) soon(); // what was asked meanwhile may have failed
+      lost = false;
+    };
     source.onerror = () => {
+      lost = true;
       startPolling();
+      soon(); // the page says at once whether the service is gone, or only this stream
       if (source.readyState === EventSource.CLOSED) retry ??= setTimeout(open, RETRY_MS);
     };
     for (const name of CHANGES) source.addEventListener(name, soon);
@@ -63,7 +71,7 @@ export function follow(path, { onchange, onprogress }) {
   };
 
   document.addEventListener("visibilitychange", wake);
-  window.addEventListener("online", soon);
+  for (const name of CONNECTION) window.addEventListener(name, soon);
   startPolling();
   open();
   return {
@@ -75,7 +83,7 @@ export function follow(path, { onchange, onprogress }) {
     },
     stop() {
       document.removeEventListener("visibilitychange", wake);
-      window.removeEventListener("online", soon);
+      for (const name of CONNECTION) window.removeEventListener(name, soon);
       close();
       stopPolling();
       clearTimeout(timer);

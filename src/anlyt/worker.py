@@ -13,6 +13,7 @@ import asyncio
 import math
 import random
 import zlib
+from collections import Counter as Tally
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -421,6 +422,7 @@ class Counter:
         if batch.lost:
             log.error("messages-lost", partition=self._partition, lost=batch.lost)
             self._context.telemetry.lost(batch.lost)
+        _tell_letters(self._partition, batch.decoded.letters)
         self._context.telemetry.applied(self._partition, batch.decoded, applied, seconds=self._clock() - started)
 
     async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:
@@ -449,6 +451,13 @@ class Counter:
         if days:
             await ensure_partitions(self._conn, {to_datetime(day * DAY_US) for day in days})
             self._days |= days
+
+
+def _tell_letters(partition: str, letters: list[Letter]) -> None:
+    """One line a batch, however many letters: how many of each reason, and where to look. Never what they hold."""
+    if letters:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Tally(each.reason for each in letters).items())
+        log.warning("dead-letters-kept", partition=partition, reasons=reasons, sequence=letters[0].message.sequence)
 
 
 def _chunks(messages: list[Message]) -> Iterator[list[Message]]:

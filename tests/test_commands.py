@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +21,13 @@ from anlyt.jobs import JOBS
 from anlyt.letters import REASONS
 from anlyt.queries import LETTER_STATES
 from commands import anlyt, environment, environment_of
+from pipeline import database, submitted
+from support import run, wait_until
 from terminals import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from anlyt.settings import Settings
 
@@ -239,3 +245,52 @@ def test_ctrl_c_in_the_middle_is_told_without_a_traceback(counted: dict[str, str
 
         assert terminal.wait() == 0
         assert "Traceback" not in terminal.text
+
+
+TABLES = ["processed_events", "metrics_hourly", "metrics_daily", "latency_histograms"]
+LONG_WORK = {
+    ("worker", "--until-idle"): r"counting .* 0 of [1-9]\d* messages",
+    ("reconcile",): r"reconciling .* 0 of 6 identities|reconciling .* 0 identities",
+    ("export", "daily", "--from", "-7d"): r"exporting .* 0 rows",
+    ("jobs", "run", "percentiles"): r"merging histograms .* 0 segments",
+    ("jobs", "run", "purge"): r"forgetting ids .* 0 ids",
+    ("jobs", "run", "retention"): r"deleting days .* 0 rows",
+    ("dead-letters", "retry", "--reason", "currency_mismatch"): r"judging again .* 0 of 1 letters",
+}
+
+
+def test_work_that_lasts_has_a_bar_in_a_terminal_and_none_with_json(settings: Settings, tmp_path: Path) -> None:
+    """The tables are locked meanwhile, so that everything lasts as long as the test wants."""
+    env = environment_of(settings)
+    other_money = submitted(datetime.now(UTC), cost="1", currency="USD").decode()
+    anlyt("events", "publish", "-", env=env, stdin=other_money)
+    anlyt("worker", "--until-idle", env=env)
+    anlyt("events", "simulate", "--fast", "--duration", "10m", "--rate", "2", env=env)
+    put_right = env | {"ANLYT_CURRENCY": "USD"}  # what the letter waits for
+    more = {"export": ["--output", str(tmp_path / "days.csv")]}
+
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            conn = await stack.enter_async_context(database(settings))
+            locked = conn.transaction()
+            await locked.start()
+            await conn.execute(f"LOCK TABLE {', '.join(f'anlyt.{table}' for table in TABLES)}")
+            quiet = stack.enter_context(Terminal("reconcile", "--json", env=env))
+            terminals = {
+                words: stack.enter_context(
+                    Terminal(*words, *more.get(words[0], []), env=put_right if "retry" in words else env, columns=100)
+                )
+                for words in LONG_WORK
+            }
+            for words, terminal in terminals.items():
+                await wait_until(lambda t=terminal, w=words: re.search(LONG_WORK[w], t.text), 60, what=" ".join(words))
+
+            assert quiet.text == ""
+            await locked.rollback()
+            for words, terminal in terminals.items():
+                await wait_until(lambda t=terminal: t.text and t.process.poll() is not None, 60, what=" ".join(words))
+                assert terminal.process.returncode == 0, terminal.text
+            await wait_until(lambda: quiet.text and quiet.process.poll() is not None, 60, what="reconcile --json")
+            assert all(finding["differences"] == 0 for finding in json.loads(quiet.text))
+
+    run(story(), limit_s=110)

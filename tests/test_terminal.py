@@ -99,6 +99,46 @@ def test_csv_defuses_what_a_spreadsheet_would_run_and_leaves_numbers(capsys: pyt
     assert capsys.readouterr().out.splitlines() == ["name,cost,text,none,at", '\'=1+1,-1.50,"a,""b""",,\'@x']
 
 
+WORK = """
+from anlyt.terminal import progress
+with progress("counting", unit="rows", quiet={quiet}) as advance:
+    advance(0, 4_000)
+    {work}
+    input()
+print("done")
+"""
+
+
+def bars(work: str, *, quiet: bool = False) -> str:
+    """What a program says in a terminal until it has shown what is waited for, and then until it ends."""
+    ours, theirs = pty.openpty()
+    env = os.environ | {"COLUMNS": "100", "TERM": "xterm"}
+    program = [sys.executable, "-c", WORK.format(work=work, quiet=quiet)]
+    text = ""
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        assert process.stdin is not None
+        if quiet:
+            process.stdin.close()
+        while select.select([ours], [], [], 20)[0]:
+            try:
+                text += os.read(ours, 65_536).decode(errors="replace")
+            except OSError:  # the other end is closed
+                break
+            if "counting" in text and not process.stdin.closed:
+                process.stdin.write(b"\n")
+                process.stdin.close()
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def test_a_bar_tells_how_much_is_done_of_how_much_how_fast_and_how_long_it_takes_yet() -> None:
+    text = bars("advance(1_000)")
+
+    assert re.search(r"counting \S+ 1,000 of 4,000 rows( [\d,]+/s)? 0:\d\d:\d\d 0:\d\d:\d\d left", text), text
+    assert text.splitlines()[-1] == "done"
+
+
 def test_there_is_no_progress_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("publishing", unit="messages") as advance:
         advance(10)

@@ -103,7 +103,9 @@ class Run(Struct, frozen=True):
     advance: Callable[[int], None]
 
 
-async def archive(conn: Connection[Record], url: str, clickhouse: ClickHouse, *, crash: CrashPoints) -> dict[str, int]:
+async def archive(
+    conn: Connection[Record], url: str, clickhouse: ClickHouse, *, crash: CrashPoints, quiet: bool = True
+) -> dict[str, int]:
     """Copy every day that is over and that the archive does not have as it is here; how much that was.
 
     Raises ArchiveUnavailable, and DifferenceFound, when all is copied, if the archive has lost days that are nowhere
@@ -119,7 +121,7 @@ async def archive(conn: Connection[Record], url: str, clickhouse: ClickHouse, *,
         ):
             await source.execute(sql("archive/hold_tables"))  # first: the snapshot is taken by the next statement
             plan = await _compare(source, clickhouse, table)
-            with progress(f"archiving {table.name}", unit="rows", total=plan.rows or None) as advance:
+            with progress(f"archiving {table.name}", unit="rows", total=plan.rows or None, quiet=quiet) as advance:
                 run = Run(conn, source, clickhouse, crash, advance)
                 for month in plan.months:
                     await _copy_month(run, table, plan, month)

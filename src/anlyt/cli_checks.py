@@ -51,9 +51,11 @@ def reconcile(ctx: typer.Context, *, as_json: Json = False) -> None:
     import msgspec
 
     from anlyt import reconcile as reconcile_module
+    from anlyt.terminal import progress
 
     settings = connected(ctx)
-    findings = run_work(reconcile_module.reconcile(database_url(settings), find_archive(settings)))
+    with progress("reconciling", unit="identities", quiet=as_json) as advance:
+        findings = run_work(reconcile_module.reconcile(database_url(settings), find_archive(settings), advance=advance))
     rows = [[msgspec.structs.asdict(cell) for cell in finding.differences] for finding in findings]
     if as_json:
         print_json(
@@ -97,7 +99,7 @@ def audit(
 
     settings = connected(ctx)
     first, last = _read_time("from", start), _read_time("to", end)
-    with progress("recounting", unit="messages") as advance:
+    with progress("recounting", unit="messages", quiet=as_json) as advance:
         report = run_work(audit_module.audit(settings, first, last, advance=advance))
     if as_json:
         print_json(msgspec.to_builtins(report, builtin_types=(datetime,)))

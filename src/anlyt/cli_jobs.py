@@ -67,7 +67,8 @@ def jobs_run(
     settings = connected(ctx)
     clickhouse = find_archive(settings)
     crash = CrashPoints.parse(settings.crash_points)
-    counts = run_work(jobs.run_job(database_url(settings), job.name, crash, clickhouse=clickhouse))
+    work = jobs.run_job(database_url(settings), job.name, crash, clickhouse=clickhouse, quiet=as_json)
+    counts = run_work(work)
     if as_json:
         print_json(counts)
     else:

@@ -137,16 +137,24 @@ def letters_retry(  # noqa: PLR0913 - one option a property of the retry
     from anlyt import letters
     from anlyt.crash import CrashPoints
     from anlyt.events import rules_of
+    from anlyt.terminal import progress
 
     settings = connected(ctx)
     selection = letters.select_letters(sequence, index, reason=reason, everything=everything)
 
     async def retry() -> dict[str, int]:
         url, stream, crash = database_url(settings), settings.stream, CrashPoints.parse(settings.crash_points)
-        await letters.count_open(url, stream, selection)  # a letter that was named must be there
-        return await letters.retry_letters(
-            url, stream, selection, rules=rules_of(settings), accept_stale=accept_stale, crash=crash
-        )
+        with progress("judging again", unit="letters", quiet=as_json) as advance:
+            advance(0, await letters.count_open(url, stream, selection))  # a letter that was named must be there
+            return await letters.retry_letters(
+                url,
+                stream,
+                selection,
+                rules=rules_of(settings),
+                accept_stale=accept_stale,
+                crash=crash,
+                advance=advance,
+            )
 
     outcomes = run_work(retry())
     if as_json:
@@ -173,12 +181,16 @@ def letters_discard(  # noqa: PLR0913 - one option a property of the choice
     Example: anlyt dead-letters discard --reason malformed --yes
     """
     from anlyt import letters
+    from anlyt.terminal import progress
 
     settings = connected(ctx)
     selection = letters.select_letters(sequence, index, reason=reason, everything=everything)
     count = run_work(letters.count_open(database_url(settings), settings.stream, selection))
     confirmed(f"discards {count:,} dead letters", yes=yes)
-    discarded = run_work(letters.discard_letters(database_url(settings), settings.stream, selection))
+    with progress("discarding", unit="letters", total=count, quiet=as_json) as advance:
+        discarded = run_work(
+            letters.discard_letters(database_url(settings), settings.stream, selection, advance=advance)
+        )
     if as_json:
         print_json({"discarded": discarded})
     else:

@@ -112,13 +112,31 @@ def worker(
     from anlyt import worker as worker_module
     from anlyt.crash import CrashPoints
     from anlyt.telemetry import Telemetry
+    from anlyt.terminal import progress
 
     settings = connected(ctx)
     telemetry = Telemetry()
     crash = CrashPoints.parse(settings.crash_points)
-    with telemetry.served(host=settings.http_host, port=metrics_port):
+    with (
+        telemetry.served(host=settings.http_host, port=metrics_port),
+        progress("counting", unit="messages", quiet=as_json or not until_idle) as advance,
+    ):
+        begun: int | None = None
+
+        def on_progress(counted: int, last: int) -> None:
+            nonlocal begun
+            begun = counted if begun is None else begun
+            advance(counted - begun, last - begun)
+
         run_until_stopped(
-            lambda stop: worker_module.run(settings, telemetry=telemetry, crash=crash, stop=stop, until_idle=until_idle)
+            lambda stop: worker_module.run(
+                settings,
+                telemetry=telemetry,
+                crash=crash,
+                stop=stop,
+                until_idle=until_idle,
+                on_progress=on_progress,
+            )
         )
     made = telemetry.totals()
     if as_json:

@@ -223,6 +223,7 @@ def export_rows(  # noqa: PLR0913 - one option a parameter
     """
     from anlyt import exports
     from anlyt.queries import REPORTS
+    from anlyt.terminal import progress
 
     name: ReportName | None = next((known for known in REPORTS if known == table), None)
     if name is None or form not in _EXPORT_FORMATS:
@@ -238,7 +239,10 @@ def export_rows(  # noqa: PLR0913 - one option a parameter
     pairs = [(parameter, value) for parameter, value in given.items() if value is not None]
     pairs += [(REPORTS[name].id_parameter, value) for value in ids or []]
     settings = connected(ctx)
-    done = run_work(exports.export(settings, name, pairs, output, clickhouse=find_archive(settings)))
+    between_rows = output is None and sys.stdout.isatty()
+    with progress("exporting", unit="rows", quiet=as_json or between_rows) as advance:
+        work = exports.export(settings, name, pairs, output, clickhouse=find_archive(settings), advance=advance)
+        done = run_work(work)
     if as_json:
         print_json({"rows": done.rows, "sha256": done.sha256, "output": str(output)})
     else:

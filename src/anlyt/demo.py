@@ -118,15 +118,17 @@ async def _wait_until_counted(
     """Until the workers have counted the stream's present end, or `stop`."""
     end = (await jetstream.stream_info(nc, stream)).last_seq
     deadline = asyncio.get_running_loop().time() + COUNTED_LIMIT_S
-    while await conn.fetchval(sql("read/lowest_last_seq"), stream) < end and not stop.is_set():
-        if asyncio.get_running_loop().time() > deadline:
-            raise AnlytError(
-                f"the stream was not counted up to {end} within {COUNTED_LIMIT_S:.0f} s; look at what the workers "
-                "wrote above, and start again: what is counted stays counted"
-            )
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
-                await stop.wait()
+    with progress("counting it", unit="messages", total=end) as advance:
+        while (counted := await conn.fetchval(sql("read/lowest_last_seq"), stream)) < end and not stop.is_set():
+            advance(counted)
+            if asyncio.get_running_loop().time() > deadline:
+                raise AnlytError(
+                    f"the stream was not counted up to {end} within {COUNTED_LIMIT_S:.0f} s; look at what the workers "
+                    "wrote above, and start again: what is counted stays counted"
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await stop.wait()
 
 
 async def _prove(conn: postgres.AnyConnection, load: str, tally: simulate.Tally) -> None:

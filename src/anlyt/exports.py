@@ -12,7 +12,7 @@ import hashlib
 import io
 import sys
 from contextlib import aclosing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 import msgspec
@@ -24,6 +24,7 @@ from anlyt.errors import AnlytError, RequestError, UsageError
 from anlyt.parquet import ParquetEncoder
 from anlyt.postgres import session
 from anlyt.queries import ReportName, read_query
+from anlyt.terminal import nobody
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from anlyt.clickhouse import ClickHouse
     from anlyt.queries import Query
     from anlyt.settings import Settings
+    from anlyt.terminal import Advance
 
 MEDIA_TYPES: Final = {
     "csv": "text/csv; charset=utf-8; header=present",
@@ -169,8 +171,12 @@ async def export(
     output: Path | None,
     *,
     clickhouse: ClickHouse | None = None,
+    advance: Advance = nobody,
 ) -> Exported:
-    """Write a table's rows to a file, or to stdout (None). Raises UsageError for what cannot be asked or written."""
+    """Write a table's rows to a file, or to stdout (None). Raises UsageError for what cannot be asked or written.
+
+    `advance` hears how many rows that is so far, and how many it may become.
+    """
     assert settings.database_url is not None
     grant = make_grant("PLATFORM", [], ["metrics:read"])
     digest, count = hashlib.sha256(), 0
@@ -189,12 +195,23 @@ async def export(
         ):
             fresh, _ = await anext(stream)
             encoder = _open_or_refuse(query, fresh, settings.currency)
+            first: datetime | None = None
             digest.update(_written(file, encoder.encode_head()))
             async for _, rows in stream:
                 digest.update(_written(file, encoder.encode_rows(rows)))
                 count += len(rows)
+                if rows:
+                    first = first or _bucket(query, rows[0])
+                    end = min(query.end, fresh.as_of)
+                    behind = _bucket(query, rows[-1]) + query.report.bucket - first
+                    advance(count, max(count, round(count * (end - first) / behind)))  # if they are as dense
             digest.update(_written(file, encoder.encode_end()))
     return Exported(count, digest.hexdigest())
+
+
+def _bucket(query: Query, row: Struct) -> datetime:
+    """The hour or day of a row; rows come in their order."""
+    return getattr(row, "day_bucket" if query.report.bucket >= timedelta(days=1) else "hour_bucket")
 
 
 def _open_or_refuse(query: Query, fresh: reports.Freshness, currency: str) -> Encoder:

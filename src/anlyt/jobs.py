@@ -27,6 +27,7 @@ from anlyt.errors import AnlytError, ConfigurationError, Retry, UsageError
 from anlyt.events import HOT_RETENTION_US
 from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
 from anlyt.settings import format_duration
+from anlyt.terminal import is_watched, progress
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from anlyt.clickhouse import ArchiveTable
     from anlyt.postgres import AnyConnection
     from anlyt.telemetry import Telemetry
+    from anlyt.terminal import Advance
 
 State = Literal["ok", "failed", "overdue", "running", "never ran"]
 
@@ -65,6 +67,12 @@ async def percentiles(conn: Connection[Record], means: Means) -> dict[str, int]:
 
     An hour whose segments do not fit into one transaction has the percentile of those merged until the next commits.
     """
+    with progress("merging histograms", unit="segments", quiet=means.quiet) as advance:
+        advance(0, await _size(conn, means, "jobs/count_segments"))
+        return await _merge_histograms(conn, means, advance)
+
+
+async def _merge_histograms(conn: Connection[Record], means: Means, advance: Advance) -> dict[str, int]:
     merged = changed = 0
     taken = SEGMENTS_MAX
     while taken == SEGMENTS_MAX:
@@ -80,6 +88,7 @@ async def percentiles(conn: Connection[Record], means: Means) -> dict[str, int]:
         means.crash.reach("job-percentiles-committed")
         taken = rows[0]["segments"] if rows else 0
         merged += taken
+        advance(merged)
         changed += len(written)
     return {"segments_merged": merged, "percentiles_changed": changed}
 
@@ -94,33 +103,41 @@ async def partitions(conn: Connection[Record], means: Means) -> dict[str, int]:
 async def purge(conn: Connection[Record], means: Means) -> dict[str, int]:
     """Forget event ids behind the exactly-once window, and seconds whose peak is settled; PURGE_ROWS_MAX at a time."""
 
-    def committed() -> None:
+    def committed(_: int) -> None:
         means.crash.reach("job-purge-committed")
 
     return {
-        "events_purged": await _purge_events(conn, committed),
+        "events_purged": await _purge_events(conn, means, committed),
         "changes_purged": await _delete(conn, sql("jobs/purge_changed_hours"), CHANGES_RETENTION, committed=committed),
         "seconds_purged": await _delete(conn, sql("jobs/purge_second_counts"), committed=committed),
     }
 
 
-async def _purge_events(conn: Connection[Record], committed: Callable[[], None]) -> int:
+async def _purge_events(conn: Connection[Record], means: Means, committed: Callable[[int], None]) -> int:
     total = 0
     deleted = PURGE_ROWS_MAX
-    while deleted == PURGE_ROWS_MAX:
-        deleted = await conn.fetchval(sql("jobs/purge_events"), PURGE_ROWS_MAX)  # a transaction of its own
-        committed()
-        total += deleted
+    with progress("forgetting ids", unit="ids", quiet=means.quiet) as advance:
+        advance(0, await _size(conn, means, "jobs/count_old_events"))
+        while deleted == PURGE_ROWS_MAX:
+            deleted = await conn.fetchval(sql("jobs/purge_events"), PURGE_ROWS_MAX)  # a transaction of its own
+            committed(deleted)
+            total += deleted
+            advance(total)
     return total
 
 
-async def _delete(conn: Connection[Record], statement: str, *values: object, committed: Callable[[], None]) -> int:
+async def _size(conn: Connection[Record], means: Means, statement: str, *values: object) -> int | None:
+    """How much a job has to do, for its progress bar; counting costs something, so only when somebody looks at one."""
+    return await conn.fetchval(sql(statement), *values) if is_watched(quiet=means.quiet) else None
+
+
+async def _delete(conn: Connection[Record], statement: str, *values: object, committed: Callable[[int], None]) -> int:
     total = 0
     deleted = PURGE_ROWS_MAX
     while deleted == PURGE_ROWS_MAX:
         status = await conn.execute(statement, PURGE_ROWS_MAX, *values)  # a transaction of its own
-        committed()
         deleted = int(status.split()[-1])
+        committed(deleted)
         total += deleted
     return total
 
@@ -135,18 +152,29 @@ async def retention(conn: Connection[Record], means: Means) -> dict[str, int]:
     if counted_through is None:
         return {"partitions_dropped": 0, "days_deleted": 0}
 
-    def committed() -> None:
-        means.crash.reach("job-retention-rows-deleted")
-
     months_until = await _confirm(conn, means, HOURLY_TABLES, first_month_to_stay(counted_through))
     dropped = await _drop_months(conn, months_until, means.crash)
     # A day may go when its end is past retention, too.
     days_until = midnight(counted_through - DAILY_RETENTION)
     days_until = await _confirm(conn, means, DAILY_TABLES, days_until)
-    days = await _delete(conn, sql("jobs/delete_metrics_daily"), days_until, committed=committed)
-    days += await _delete(conn, sql("jobs/delete_latency_days"), days_until, committed=committed)
-    days += await _delete(conn, sql("jobs/delete_account_usage_daily"), days_until, committed=committed)
-    return {"partitions_dropped": dropped, "days_deleted": days}
+    return {"partitions_dropped": dropped, "days_deleted": await _delete_days(conn, means, days_until)}
+
+
+async def _delete_days(conn: Connection[Record], means: Means, until: datetime) -> int:
+    total = 0
+    with progress("deleting days", unit="rows", quiet=means.quiet) as advance:
+
+        def committed(deleted: int) -> None:
+            nonlocal total
+            means.crash.reach("job-retention-rows-deleted")
+            total += deleted
+            advance(total)
+
+        advance(0, await _size(conn, means, "jobs/count_old_days", until))
+        await _delete(conn, sql("jobs/delete_metrics_daily"), until, committed=committed)
+        await _delete(conn, sql("jobs/delete_latency_days"), until, committed=committed)
+        await _delete(conn, sql("jobs/delete_account_usage_daily"), until, committed=committed)
+    return total
 
 
 async def _confirm(conn: Connection[Record], means: Means, tables: Sequence[ArchiveTable], until: datetime) -> datetime:
@@ -234,7 +262,7 @@ def months_ahead(now: datetime) -> list[datetime]:
 async def archive(conn: Connection[Record], means: Means) -> dict[str, int]:
     """Copy every day that changed into the archive."""
     assert means.clickhouse is not None, "run_job saw to it"
-    return await archive_module.archive(conn, means.url, means.clickhouse, crash=means.crash)
+    return await archive_module.archive(conn, means.url, means.clickhouse, crash=means.crash, quiet=means.quiet)
 
 
 class Means(Struct, frozen=True):
@@ -243,6 +271,7 @@ class Means(Struct, frozen=True):
     url: str
     crash: CrashPoints
     clickhouse: ClickHouse | None = None
+    quiet: bool = True  # no progress bars
 
 
 class Job(Struct, frozen=True):
@@ -276,8 +305,10 @@ def find_job(name: str) -> Job:
     raise UsageError(f"there is no job {name!r}; the jobs are {', '.join(job.name for job in JOBS)}")
 
 
-async def run_job(url: str, name: str, crash: CrashPoints, *, clickhouse: ClickHouse | None = None) -> dict[str, Any]:
-    """Run one job now, recorded; its counts. {"skipped": ...} when another runner has it.
+async def run_job(
+    url: str, name: str, crash: CrashPoints, *, clickhouse: ClickHouse | None = None, quiet: bool = True
+) -> dict[str, Any]:
+    """Run one job now, recorded; its counts. {"skipped": ...} when another runner has it. `quiet`: no progress bars.
 
     Raises ConfigurationError for `archive` where there is none, Retry when PostgreSQL cannot be used, and whatever the
     job raises, after recording it.
@@ -293,7 +324,7 @@ async def run_job(url: str, name: str, crash: CrashPoints, *, clickhouse: ClickH
             return {"skipped": "someone else runs it"}
         run_id: int = await conn.fetchval(sql("jobs/start_run"), name)
         try:
-            counts = await job.work(conn, Means(url, crash, clickhouse))
+            counts = await job.work(conn, Means(url, crash, clickhouse, quiet))
         except Exception as error:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it may be what failed
                 await conn.execute(sql("jobs/finish_run"), run_id, "failed", json.dumps({"error": str(error)}))

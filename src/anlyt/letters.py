@@ -37,6 +37,7 @@ from anlyt.events import (
 )
 from anlyt.postgres import ensure_partitions, session, sql
 from anlyt.queries import LETTER_STATES
+from anlyt.terminal import nobody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from anlyt.crash import CrashPoints
     from anlyt.postgres import AnyConnection
+    from anlyt.terminal import Advance
 
     PagePlace = tuple[datetime, int, int, datetime]  # recorded_at, sequence, index, published_at of a letter
     RetryPlace = tuple[int, int, datetime]  # sequence, index, published_at
@@ -179,7 +181,7 @@ def _check_reason(reason: str | None) -> None:
 # ---------------------------------------------------------------------------------------------------------- discarding
 
 
-async def discard_letters(url: str, stream: str, selection: Selection) -> int:
+async def discard_letters(url: str, stream: str, selection: Selection, *, advance: Advance = nobody) -> int:
     """Mark the chosen open letters as discarded; how many they were."""
     total = 0
     marked = DISCARD_LETTERS_MAX
@@ -187,6 +189,7 @@ async def discard_letters(url: str, stream: str, selection: Selection) -> int:
         while marked == DISCARD_LETTERS_MAX:
             marked = await discard_some(conn, stream, selection)
             total += marked
+            advance(total)
     return total
 
 
@@ -209,8 +212,15 @@ class Retrying(Struct, frozen=True):
     crash: CrashPoints
 
 
-async def retry_letters(
-    url: str, stream: str, selection: Selection, *, rules: Rules, accept_stale: bool, crash: CrashPoints
+async def retry_letters(  # noqa: PLR0913 - what is retried, how, and who hears of it
+    url: str,
+    stream: str,
+    selection: Selection,
+    *,
+    rules: Rules,
+    accept_stale: bool,
+    crash: CrashPoints,
+    advance: Advance = nobody,
 ) -> dict[str, int]:
     """Judge the chosen open letters by today's rules, at their own publication, and count what passes.
 
@@ -224,6 +234,7 @@ async def retry_letters(
         while after is not None:
             settled, after = await retry_some(retry, selection, after)
             outcomes = {name: count + settled[name] for name, count in outcomes.items()}
+            advance(sum(outcomes.values()))
     return outcomes
 
 

@@ -17,6 +17,7 @@ from anlyt.access import SCOPES
 from anlyt.clickhouse import TABLES, statement
 from anlyt.cold import LISTS, NIL_UUID, ROWS_MAX
 from anlyt.postgres import session, sql
+from anlyt.terminal import nobody
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
     from anlyt.clickhouse import ArchiveTable, ClickHouse
+    from anlyt.terminal import Advance
 
 TIMEOUT_S: Final = 900.0
 DIFFERENCES_SHOWN_MAX: Final = 100  # of each identity; the total is told as well
@@ -72,11 +74,12 @@ class Finding(Struct, frozen=True):
     differences: tuple[Difference, ...]  # the first DIFFERENCES_SHOWN_MAX of them
 
 
-async def reconcile(url: str, clickhouse: ClickHouse | None = None) -> list[Finding]:
+async def reconcile(url: str, clickhouse: ClickHouse | None = None, *, advance: Advance = nobody) -> list[Finding]:
     """Check every identity in one snapshot: nothing that is counted meanwhile is half seen. Raises Retry.
 
-    Without an archive the last one, which is about it, is left out.
+    Without an archive the last one, which is about it, is left out. `advance` hears how many are done, of how many.
     """
+    total = len(IDENTITIES) + (clickhouse is not None)
     async with (
         session(url, application="anlyt-reconcile", statement_timeout_s=TIMEOUT_S) as conn,
         conn.transaction(isolation="repeatable_read", readonly=True),
@@ -84,8 +87,12 @@ async def reconcile(url: str, clickhouse: ClickHouse | None = None) -> list[Find
         await conn.execute(sql("reconcile/hold_partitions"))  # first: the snapshot is taken by the next statement
         horizons = await conn.fetchrow(sql("reconcile/read_horizons"))
         assert horizons is not None  # an aggregate has one row
-        findings = [await _check(conn, identity, horizons) for identity in IDENTITIES]
+        findings: list[Finding] = []
+        for identity in IDENTITIES:
+            advance(len(findings), total)
+            findings.append(await _check(conn, identity, horizons))
         if clickhouse is not None:
+            advance(len(findings), total)
             findings.append(await _check_archive(conn, clickhouse))
     return findings
 

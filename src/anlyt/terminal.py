@@ -26,6 +26,8 @@ from anlyt.talk import say
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
+    from rich.console import RenderableType
+
 WIDTH_PIPED: Final = 1_000  # columns when the output goes into a file
 FOLDED_CHARS: Final = 18  # half a UUID
 ID_CHARS: Final = 36
@@ -164,35 +166,64 @@ class Advance(Protocol):
         """`done` of `total`."""
 
 
+def nobody(done: int, total: int | None = None) -> None:
+    """The Advance of work that nobody looks at."""
+
+
+def is_watched(*, quiet: bool = False) -> bool:
+    """Whether somebody would see a progress bar: whoever has to count beforehand how much there is need not else."""
+    return not quiet and _is_looked_at(Console(stderr=True))
+
+
 @contextmanager
 def progress(what: str, *, unit: str, total: int | None = None, quiet: bool = False) -> Generator[Advance]:
-    """A bar on stderr with rate and time left, if stderr is a terminal and the work lasts PROGRESS_AFTER_S."""
+    """A bar on stderr with rate and time left, if stderr is a terminal and the work lasts PROGRESS_AFTER_S.
+
+    A total that is told once stands until another one is told.
+    """
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=PROGRESS_WIDTH),
-        TextColumn("{task.completed:,.0f} " + unit),
+        TextColumn("{task.fields[done]}"),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    begun = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=quiet or not _is_looked_at(console)) as bar:
-        task = bar.add_task(what, total=total, rate="", left="", visible=False)
+    known = total
+    with _Bar(*columns, console=console, transient=True, disable=not is_watched(quiet=quiet)) as bar:
+        task = bar.add_task(what, total=total, done="", rate="", left="")
 
-        def advance(done: int, total: int | None = total) -> None:
-            elapsed_s = time.monotonic() - begun
+        def advance(done: int, total: int | None = None) -> None:
+            nonlocal known
+            known = known if total is None else total
+            elapsed_s = time.monotonic() - bar.begun
             bar.update(
                 task,
                 completed=done,
-                total=total,
-                visible=elapsed_s >= PROGRESS_AFTER_S,
-                rate=f"{done / elapsed_s:,.0f}/s" if elapsed_s else "",
-                left=_time_left(done, total, elapsed_s),
+                total=known,
+                done=f"{done:,}{'' if known is None else f' of {known:,}'} {unit}",
+                rate=f"{done / elapsed_s:,.0f}/s" if done >= elapsed_s > 0 else "",
+                left=_time_left(done, known, elapsed_s),
             )
 
+        advance(0)
         yield advance
+
+
+class _Bar(Progress):
+    """A progress bar that shows nothing of work that lasts less than PROGRESS_AFTER_S."""
+
+    begun = 0.0
+
+    def start(self) -> None:
+        self.begun = time.monotonic()
+        super().start()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if time.monotonic() - self.begun >= PROGRESS_AFTER_S:
+            yield from super().get_renderables()
 
 
 def _time_left(done: int, total: int | None, elapsed_s: float) -> str:

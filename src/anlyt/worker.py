@@ -31,7 +31,7 @@ from anlyt.jetstream import headers_size
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from asyncpg import Connection
 
@@ -103,10 +103,17 @@ class Lane:
 
 
 async def run(
-    settings: Settings, *, telemetry: Telemetry, crash: CrashPoints, stop: asyncio.Event, until_idle: bool = False
+    settings: Settings,
+    *,
+    telemetry: Telemetry,
+    crash: CrashPoints,
+    stop: asyncio.Event,
+    until_idle: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Count until `stop` is set, or, with `until_idle`, until the stream's present end has been counted.
 
+    On the way there `on_progress` hears how far along the stream's sequences that is, and which is the last.
     Raises Retry when a server cannot be reached at the start; later on the worker waits for it to come back.
     """
     assert settings.nats_url is not None  # the command line checks it
@@ -124,7 +131,8 @@ async def run(
         if made:
             log.info("stream-made", stream=settings.stream, subjects=settings.subjects)
         branches = _branches(settings, info)
-        await _supervise(context, branches, lanes, end=info.last_seq if until_idle else None)
+        end = End(info.last_seq, on_progress) if until_idle else None
+        await _supervise(context, branches, lanes, end=end)
     finally:
         await _stop_lanes(list(lanes.values()))
         with suppress(Exception):
@@ -148,7 +156,14 @@ def _branches(settings: Settings, info: jetstream.StreamInfo) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- supervision
 
 
-async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lane], *, end: int | None) -> None:
+class End(Struct, frozen=True):
+    """Up to where a worker counts that does not go on, and who hears how far it is."""
+
+    last_seq: int
+    on_progress: Callable[[int, int], None] | None
+
+
+async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lane], *, end: End | None) -> None:
     """Keep a fair share of the partitions running. `end`: return when every slot has been counted up to there."""
     conn: Connection | None = None
     failures = 0
@@ -199,13 +214,16 @@ async def _balance(context: Context, conn: Connection, branches: list[str], lane
         lane.task = asyncio.create_task(_run_lane(context, lane), name=f"partition {branch or ALL}")
 
 
-async def _all_counted(context: Context, conn: Connection, end: int) -> bool:
+async def _all_counted(context: Context, conn: Connection, end: End) -> bool:
     """Whether every slot has been counted up to `end` of the stream as it is now, not of one before it."""
     nc, stream = context.nc, context.settings.stream
     rows = await conn.fetch(sql("ingest/list_counted"), stream)
-    if end == 0:
+    if end.last_seq == 0:
         return True
-    if sum(row["slots"] for row in rows) < jetstream.SLOTS or any(row["last_seq"] < end for row in rows):
+    if end.on_progress is not None:
+        counted = sum(row["slots"] * min(row["last_seq"], end.last_seq) for row in rows)
+        end.on_progress(counted // jetstream.SLOTS, end.last_seq)
+    if sum(row["slots"] for row in rows) < jetstream.SLOTS or any(row["last_seq"] < end.last_seq for row in rows):
         return False
     info = await jetstream.stream_info(nc, stream)
     for row in rows:

@@ -1,8 +1,9 @@
 # Every target sets up what it needs; nothing is done twice. Needs Python 3.11+ and make, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ_SECONDS ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long check gen lock bench bench-quick clean
+.PHONY: help setup run test test-long check gen lock bench bench-quick fuzz clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +43,11 @@ bench: setup ## measure everything, print tables, write JSON
 
 bench-quick: setup ## the same, small, in a minute or two, to see that it works
 	$(BIN)/python bench/run.py --quick --json bench/results/quick.json
+
+fuzz: setup ## a coverage-guided fuzzer on the decoder, for FUZZ_SECONDS (600)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
+	    --target fuzz/site -r fuzz/requirements.txt
+	PYTHONPATH=fuzz/site:tests $(BIN)/python fuzz/decoder.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
 
 lock: setup ## pin requirements.txt anew (needs uv on the PATH)
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \

@@ -238,6 +238,16 @@ def test_what_cannot_be_counted_is_a_letter_that_names_field_and_value(event: An
     assert words in found.detail
 
 
+def test_a_sentence_shows_no_character_that_a_terminal_obeys() -> None:
+    found = decode_one(json.dumps(body(data={"cost": "1\x7f\x1b[2J"}), ensure_ascii=False).encode())
+    raw = decode_one(b'{"a": 1\x1b[2J')
+
+    assert isinstance(found, Letter)
+    assert isinstance(raw, Letter)
+    assert (found.detail.isprintable(), raw.detail.isprintable()) == (True, True)
+    assert "\\x7f" in found.detail
+
+
 @pytest.mark.parametrize("text", BAD_COSTS)
 def test_a_cost_that_is_not_exact_money_is_refused(text: str) -> None:
     raw = json.dumps(body(data={"cost": "?"})).encode().replace(b'"?"', text.encode())

@@ -136,6 +136,8 @@ def show(value: object) -> str:
 def clip(text: str) -> str:
     """Text in printable ASCII, at most SHOWN_CHARS_MAX characters."""
     text = text.encode("ascii", "backslashreplace").decode()
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
     return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 3] + "..."
 
 

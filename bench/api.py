@@ -49,23 +49,24 @@ _HOURLY = """
 INSERT INTO anlyt.metrics_hourly
 SELECT hour, scope, id, 1000 + n, 950, 20, 30 + n, (n * 0.0451)::NUMERIC(18, 6), 950 * 800, 950, 9, hour
 FROM generate_series($1::TIMESTAMPTZ, $2, '1 hour') AS hour,
-    unnest($3::TEXT[], $4::TEXT[]) WITH ORDINALITY AS ids (scope, id, n)"""
+    unnest($3::TEXT[], $4::TEXT[]) WITH ORDINALITY AS ids (scope, id, n)
+ORDER BY hour, scope, id  -- as they are written: an hour's rows lie together"""
 _DAILY = """
 INSERT INTO anlyt.metrics_daily
 SELECT date_trunc('day', hour_bucket, 'UTC'), scope, scope_id, sum(total_messages), sum(delivered_messages),
     sum(failed_messages), sum(pending_messages), sum(total_cost), sum(latency_sum_ms), sum(latency_sample_count),
     max(peak_tps), max(updated_at)
-FROM anlyt.metrics_hourly GROUP BY 1, 2, 3"""
+FROM anlyt.metrics_hourly GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
 _OPERATORS = """
 INSERT INTO anlyt.operator_performance
 SELECT hour_bucket, scope_id::UUID, total_messages, delivered_messages, failed_messages, latency_sum_ms,
     latency_sample_count, 1500, peak_tps, 3, updated_at
-FROM anlyt.metrics_hourly WHERE scope = 'OPERATOR'"""
+FROM anlyt.metrics_hourly WHERE scope = 'OPERATOR' ORDER BY 1, 2"""
 _ACCOUNTS = """
 INSERT INTO anlyt.account_usage_daily
 SELECT day_bucket, scope_id::UUID, total_messages, delivered_messages, failed_messages, total_cost, total_messages,
     updated_at
-FROM anlyt.metrics_daily WHERE scope = 'ACCOUNT'"""
+FROM anlyt.metrics_daily WHERE scope = 'ACCOUNT' ORDER BY 1, 2"""
 _HISTOGRAMS = """
 INSERT INTO anlyt.latency_histograms
 SELECT hour_bucket, operator_id, 0, ARRAY(SELECT generate_series(300, 299 + $1)::SMALLINT),

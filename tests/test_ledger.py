@@ -51,8 +51,12 @@ class Ledger:
         messages = [Message("any", None, body, first + n, at) for n, body in enumerate(bodies)]
         decoded = self._decoder.decode(messages)
         await postgres.ensure_partitions(self.conn, {published, *(published - timedelta(days=n) for n in range(9))})
-        batch = store.Batch(messages, decoded, messages[-1].sequence, at, at)
-        applied = await store.apply(self.conn, self.position, batch, CrashPoints(), expect_new=expect_new)
+        expected = store.Expected() if expect_new else None
+        if expected is not None:
+            for event in decoded.events:
+                expected.add([event])
+        batch = store.Batch(messages, decoded, messages[-1].sequence, at, at, expected=expected)
+        applied = await store.apply(self.conn, self.position, batch, CrashPoints())
         self.position = applied.position
         return applied
 

@@ -17,6 +17,7 @@ from anlyt import access, jobs, live, store
 from anlyt.crash import CrashPoints
 from anlyt.events import Decoder, Message, Rules, to_instant
 from anlyt.postgres import connect, ensure_partitions
+from anlyt.rollup import fold
 from anlyt.settings import Settings
 from anlyt.telemetry import Telemetry
 from serving import key_for, listening, problem_of, service
@@ -117,7 +118,7 @@ async def add(conn: Connection[Any], account: str, operator: str | None = None, 
     body = json.dumps(head | {"time": at.isoformat(), "data": data}).encode()
     [event] = Decoder(Rules()).decode([Message("s", None, body, 1, to_instant(at))]).events
     async with conn.transaction() if not conn.is_in_transaction() else _nothing():
-        await store.add(conn, [event], CrashPoints())
+        await store.add(conn, fold([event]), CrashPoints())
 
 
 @asynccontextmanager

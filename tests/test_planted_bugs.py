@@ -32,7 +32,8 @@ class Bug(NamedTuple):
 
 TRANSACTION = "    async with conn.transaction():\n        moved = await _advance(conn, position, batch)\n"
 ADVANCE = "    moved = await _advance(conn, position, batch)\n"
-CLAIM = "    fresh, duplicates = await claim(conn, batch.decoded.events, expect_new=expect_new)\n"
+FIRST = "        first = distinct(events) if expected is None else expected.first\n"
+CLAIM = "        fresh = await claim(conn, first, expect_new=expected is not None)\n"
 
 BUGS = {
     "the position in a transaction of its own": Bug(
@@ -41,8 +42,9 @@ BUGS = {
     ),
     "ids claimed in a transaction of their own": Bug(
         (
-            ("store.py", f"    {CLAIM}", ""),
-            ("store.py", TRANSACTION, f"{CLAIM}{TRANSACTION}"),
+            ("store.py", FIRST, ""),
+            ("store.py", CLAIM, ""),
+            ("store.py", TRANSACTION, f"{FIRST[4:]}{CLAIM[4:]}{TRANSACTION}"),
         ),
         "dying",
     ),
@@ -77,7 +79,7 @@ BUGS = {
         "interrupted",
     ),
     "no dedupe": Bug(
-        (("store.py", "    return fresh, len(events) - len(fresh)\n", "    return list(events), 0\n"),),
+        (("store.py", CLAIM, "        fresh = list(events)\n"),),
     ),
     "a batch of nothing but duplicates taken for new": Bug(
         (("sql/ingest/claim_events.sql", "coalesce(array_agg(event_id), '{}')", "array_agg(event_id)"),),

@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from anlyt.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 BODY_BYTES_MAX: Final = 1_048_576
 BATCH_BODY_EVENTS_MAX: Final = 1_000
@@ -59,29 +59,31 @@ class Envelope(Struct, gc=False):
 
 
 class EnvelopeReader:
-    """Reads bodies; keeps nothing but its compiled decoders."""
+    """Reads bodies; keeps nothing but its compiled decoders and the last body it took apart."""
 
     def __init__(self) -> None:
+        self._apart: tuple[bytes, Sequence[bytes | Raw]] = (b"", [b""])
         self._envelope = msgspec.json.Decoder(Envelope).decode
+        self._envelopes = msgspec.json.Decoder(list[Envelope]).decode
         self._data = msgspec.json.Decoder(Data).decode
         self._elements = msgspec.json.Decoder(list[Raw]).decode
 
+    def open(self, body: bytes) -> Sequence[Envelope | bytes | Raw]:
+        """The events of a body, read already where none needs a closer look. Raises Rejected as `split` does."""
+        if len(body) <= BODY_BYTES_MAX and b"\\" not in body and body.isascii():
+            try:
+                envelopes = self._envelopes(body) if body[:1] == b"[" else [self._envelope(body)]
+            except (msgspec.DecodeError, RecursionError):
+                return self.split(body)
+            if len(envelopes) <= BATCH_BODY_EVENTS_MAX:
+                return envelopes
+        return self.split(body)
+
     def split(self, body: bytes) -> Sequence[bytes | Raw]:
-        """The single events of a body. Raises Rejected (too_large, malformed) for the whole of it."""
-        if len(body) > BODY_BYTES_MAX:
-            raise Rejected("too_large", f"The body has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed.")
-        if body[:1] == b"{" or body.lstrip(b" \t\r\n")[:1] != b"[":
-            return [body]
-        try:
-            if not body.isascii():
-                body.decode()
-            elements = self._elements(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            elements = _split_strictly(body)
-        if len(elements) > BATCH_BODY_EVENTS_MAX:
-            detail = f"The batch has {len(elements)} events; at most {BATCH_BODY_EVENTS_MAX} are allowed."
-            raise Rejected("too_large", detail)
-        return elements
+        """The single events of a body as they stand. Raises Rejected (too_large, malformed) for the whole of it."""
+        if body is not self._apart[0]:  # else one of its events was refused before
+            self._apart = (body, _split(body, self._elements))
+        return self._apart[1]
 
     def read(self, body: bytes | Raw) -> Envelope:
         """A structured event. Raises Rejected (malformed)."""
@@ -105,6 +107,23 @@ class EnvelopeReader:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             data = _data_of(_parse_strictly(body))
         return Envelope(**{name: attributes.get(name, UNSET) for name in ATTRIBUTES}, data=data)
+
+
+def _split(body: bytes, elements_of: Callable[[bytes], list[Raw]]) -> Sequence[bytes | Raw]:
+    if len(body) > BODY_BYTES_MAX:
+        raise Rejected("too_large", f"The body has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed.")
+    if body[:1] == b"{" or body.lstrip(b" \t\r\n")[:1] != b"[":
+        return [body]
+    try:
+        if not body.isascii():
+            body.decode()
+        elements: Sequence[bytes | Raw] = elements_of(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        elements = _split_strictly(body)
+    if len(elements) > BATCH_BODY_EVENTS_MAX:
+        detail = f"The batch has {len(elements)} events; at most {BATCH_BODY_EVENTS_MAX} are allowed."
+        raise Rejected("too_large", detail)
+    return elements
 
 
 def binary_attributes(headers: dict[str, str]) -> dict[str, str] | None:

@@ -47,7 +47,8 @@ ERROR_COUNT_MAX: Final = 1_000_000
 COST_DIGITS_MAX: Final = 9  # before the point
 COST_SCALE: Final = 6  # after it
 COST_SUM_MAX: Final = Decimal("999999999999.999999")  # NUMERIC(18,6)
-KNOWN_MAX: Final = 100_000  # remembered ids and seconds; more are read again
+KNOWN_MAX: Final = 100_000  # remembered ids, seconds, costs, headers; more are read again
+KNOWN_CHARS_MAX: Final = 100  # of a cost or of header names; longer ones are read each time
 
 DEDUPE_WINDOW_US: Final = 48 * HOUR_US  # W of the exactly-once window
 CLOCK_MARGIN_US: Final = 15 * MINUTE_US  # W is shortened by this, so that ids outlive every accepted copy
@@ -72,6 +73,7 @@ OUTCOME_OF: Final = {"message.delivered": "DELIVERED", "message.failed": "FAILED
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_NO_COST: Final = frozenset({b"", b"null"})
 _COST: Final = re.compile(rb"(-?[0-9]{1,9})(?:\.([0-9]{1,6}))?")
 
 
@@ -170,14 +172,29 @@ class _Seconds(dict[str, int]):
         return instant
 
 
+class _Costs(dict[bytes, int]):
+    """Millionths of every cost seen lately, by its JSON text: tariffs are few. Other texts raise KeyError."""
+
+    def __missing__(self, text: bytes) -> int:
+        millionths = _read_cost(text)
+        if millionths is None:
+            raise KeyError(text)
+        if len(text) <= KNOWN_CHARS_MAX:
+            if len(self) >= KNOWN_MAX:
+                self.clear()
+            self[text] = millionths
+        return millionths
+
+
 class _HeaderNames(dict[tuple[str, ...], bool]):
     """Whether any header of such names says something about the events; most messages carry the same few names."""
 
     def __missing__(self, names: tuple[str, ...]) -> bool:
         telling = any(name.lower().startswith("ce-") or name.lower() == BACKFILL_HEADER for name in names)
-        if len(self) >= KNOWN_MAX:
-            self.clear()
-        self[names] = telling
+        if sum(map(len, names)) <= KNOWN_CHARS_MAX:
+            if len(self) >= KNOWN_MAX:
+                self.clear()
+            self[names] = telling
         return telling
 
 
@@ -192,6 +209,7 @@ class Decoder:
         self._ignored = re.compile("|".join(map(translate, rules.ignored_types))) if rules.ignored_types else None
         self._uuids = _Uuids()
         self._seconds = _Seconds()
+        self._costs = _Costs()
         self._header_names = _HeaderNames()
         self._reader = EnvelopeReader()
 
@@ -203,7 +221,6 @@ class Decoder:
         events: list[Event] = []
         letters: list[Letter] = []
         ignored = 0
-        read = self._reader.read
         for message in messages:
             backfill = binary = load = None
             if message.headers and self._header_names[tuple(message.headers)]:
@@ -212,24 +229,28 @@ class Decoder:
                 load = backfill if backfill is not None and _names_a_load(backfill) else None
                 binary = binary_attributes(headers)
             try:
-                elements = self._reader.split(message.body) if binary is None else [message.body]
+                elements = self._reader.open(message.body) if binary is None else [message.body]
             except Rejected as no:
                 letters.append(Letter(message, 0, no.reason, no.detail, message.body, load))
                 continue
             for index, element in enumerate(elements):
-                envelope = None
+                envelope = element if type(element) is Envelope else None
                 try:
-                    envelope = read(element) if binary is None else self._reader.read_binary(binary, element)
+                    envelope = envelope or self._read(element, binary)
                     event = self._check(envelope, message.published, backfill)
                     if refuse_costs and event.cost:
                         _refuse_cost()
                     events.append(event)
                 except Rejected as no:
-                    key = _known_key(envelope)
-                    letters.append(Letter(message, index, no.reason, no.detail, bytes(element), load, key))
+                    text = message.body if binary is not None else bytes(self._reader.split(message.body)[index])
+                    letters.append(Letter(message, index, no.reason, no.detail, text, load, _known_key(envelope)))
                 except _Ignored:
                     ignored += 1
         return Decoded(events, letters, ignored)
+
+    def _read(self, element: Envelope | bytes | Raw, binary: dict[str, str] | None) -> Envelope:
+        assert not isinstance(element, Envelope)  # those are read already
+        return self._reader.read(element) if binary is None else self._reader.read_binary(binary, bytes(element))
 
     def judge(self, body: bytes, *, published: int) -> list[tuple[bytes, Event | Rejected | None]]:
         """Every element of a structured body with what would become of it, were it published then; None: ignored.
@@ -308,20 +329,20 @@ class Decoder:
         account = self._uuid(data.account_id, "accountId")
         operator, at = self._operator_and_cohort(kind, time, data)
         if kind == "message.submitted":
-            cost = _cost(data.cost, required=False)
+            cost = self._cost(data.cost)
             segments = _whole(data.segments, "segments", 1, SEGMENTS_MAX, default=1)
             return Event(key, kind, time, at, account, operator, None, cost, segments, backfill=backfill)
         if kind == "message.delivered":
-            cost = _cost(data.cost, required=False)
+            cost = self._cost(data.cost)
             latency = _latency(data.latency_ms, time - at)
             before = _previous_status(data.previous_status, kind)
             return Event(key, kind, time, at, account, operator, None, cost, 0, latency, before, backfill=backfill)
         if kind == "message.failed":
-            cost = _cost(data.cost, required=False)
+            cost = self._cost(data.cost)
             before = _previous_status(data.previous_status, kind)
             return Event(key, kind, time, at, account, operator, None, cost, before=before, backfill=backfill)
         if kind == "message.charged":
-            cost = _cost(data.cost, required=True)
+            cost = self._cost(data.cost, required=True)
             return Event(key, kind, time, at, account, operator, None, cost, backfill=backfill)
         assert kind == "message.routed"
         left = data.from_operator_id
@@ -362,6 +383,18 @@ class Decoder:
             return self._uuids[value]
         except (KeyError, TypeError):  # not a UUID; not even hashable
             raise Rejected("invalid_field", f"data.{name} must be a UUID, but {describe(value)}.") from None
+
+    def _cost(self, raw: Raw, *, required: bool = False) -> int:
+        """Money in millionths. Raises Rejected (invalid_field)."""
+        text = bytes(raw)
+        if not required and text in _NO_COST:
+            return 0
+        try:
+            return self._costs[text]
+        except KeyError:
+            limits = f"a decimal with at most {COST_DIGITS_MAX} digits before the point and {COST_SCALE} after it"
+            shown = "is missing" if not text else f"is {clip(text.decode('utf-8', 'replace'))}"
+            raise Rejected("invalid_field", f"data.cost must be {limits}, but {shown}.") from None
 
     def _instant(self, value: Any, name: str) -> int:  # noqa: ANN401 - as it came off the wire
         try:
@@ -438,26 +471,17 @@ def _whole(value: object, name: str, low: int, high: int, *, default: int) -> in
     return value
 
 
-def _cost(raw: Raw, *, required: bool) -> int:
-    """Money in millionths, from the JSON text itself. Raises Rejected (invalid_field)."""
-    text = bytes(raw)
+def _read_cost(text: bytes) -> int | None:
+    """Money in millionths, from the JSON text itself, never from a float; None when it is not allowed."""
     if text[:1] == b'"':
         match = _COST.fullmatch(text[1:-1])
         if match is None and b"\\" in text:  # written with escapes
             match = _COST.fullmatch(json.loads(text).encode("utf-8", "replace"))
-        if match is not None:
-            return _millionths(match)
-    elif text in {b"", b"null"}:
-        if not required:
-            return 0
-    elif text[:1] in b"-0123456789":
+        return None if match is None else _millionths(match)
+    if text[:1] in b"-0123456789":
         match = _COST.fullmatch(text)
-        millionths = _millionths(match) if match is not None else _exact_millionths(text)
-        if millionths is not None:
-            return millionths
-    limits = f"a decimal with at most {COST_DIGITS_MAX} digits before the point and {COST_SCALE} after it"
-    shown = "is missing" if not text else f"is {clip(text.decode('utf-8', 'replace'))}"
-    raise Rejected("invalid_field", f"data.cost must be {limits}, but {shown}.")
+        return _millionths(match) if match is not None else _exact_millionths(text)
+    return None
 
 
 def _millionths(match: re.Match[bytes]) -> int:

@@ -313,7 +313,7 @@ class Reader:
 
     def __init__(self, nc: Client, stream: str, consumer: str, *, subject: str | None, resume_after: int) -> None:
         self.resume_after = resume_after  # the stream sequence this reader starts behind
-        self.server_pending = 1  # messages the server had left when it sent the last one taken
+        self._pending: bytes = b"1"  # messages the server had left when it sent the last one taken
         self._nc = nc
         self._stream = stream
         self._consumer = consumer
@@ -329,6 +329,11 @@ class Reader:
         self._arrived = asyncio.Event()
         self._heard_at = 0.0
         self._broken: str | None = None
+
+    @property
+    def server_pending(self) -> int:
+        """Messages the server had left when it sent the last one taken."""
+        return int(self._pending)
 
     async def start(self) -> None:
         """Subscribe; called once by open_reader."""
@@ -365,15 +370,15 @@ class Reader:
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
         self._heard_at = asyncio.get_running_loop().time() if self._buffer else self._heard_at
         taken: list[Message] = []
-        bytes_taken = 0
-        while self._buffer and len(taken) < messages_max and bytes_taken < bytes_max:
-            subject, reply, headers, body = self._buffer.popleft()
-            size = len(headers) + len(body)
-            self._buffer_bytes -= size
-            bytes_taken += size
+        bytes_taken, buffer, subjects = 0, self._buffer, self._subjects
+        while buffer and len(taken) < messages_max and bytes_taken < bytes_max:
+            subject, reply, headers, body = buffer.popleft()
+            bytes_taken += len(headers) + len(body)
             sequence, published = self._place(reply)
             read = await self._read_headers(headers) if headers else None
-            taken.append(Message(self._subject_text(subject), read, body, sequence, published))
+            text = subjects.get(subject) or self._subject_text(subject)
+            taken.append(Message(text, read, body, sequence, published))
+        self._buffer_bytes -= bytes_taken
         await self._pull()
         return taken
 
@@ -445,7 +450,7 @@ class Reader:
             self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
         self._consumer_seq, self._taken_seq = consumer_seq, stream_seq
-        self.server_pending = int(tokens[8])
+        self._pending = tokens[8]
         return stream_seq, int(tokens[7]) // 1000
 
     async def _read_headers(self, block: bytes) -> dict[str, str] | None:
@@ -453,11 +458,9 @@ class Reader:
         return await self._nc.read_headers(block) if alone is None else {MESSAGE_ID_HEADER: alone[1].decode()}
 
     def _subject_text(self, subject: bytes) -> str:
-        text = self._subjects.get(subject)
-        if text is None:
-            if len(self._subjects) >= SUBJECTS_KNOWN_MAX:
-                self._subjects.clear()
-            text = self._subjects[subject] = read_subject(subject)
+        if len(self._subjects) >= SUBJECTS_KNOWN_MAX:
+            self._subjects.clear()
+        text = self._subjects[subject] = read_subject(subject)
         return text
 
 

@@ -37,6 +37,7 @@ from anlyt.events import (
 )
 from anlyt.postgres import ensure_partitions, session, sql
 from anlyt.queries import LETTER_STATES
+from anlyt.rollup import fold
 from anlyt.terminal import nobody
 
 if TYPE_CHECKING:
@@ -309,12 +310,12 @@ async def _settle(retry: Retrying, page: Sequence[Judged]) -> Counter[str]:
         still = {tuple(row) for row in rows}
         taken = [judged for judged in page if judged.kept.key in still]
         events = [event for judged in taken for event in judged.decoded.events]
-        fresh, _ = await store.claim(conn, events)
+        fresh = await store.claim(conn, store.distinct(events))
         crash.reach("after-claim")
         known = await conn.fetch(sql("letters/find_counted_ids"), [event.key for event in fresh])
         before = {row["event_id"] for row in known}
         fresh = [event for event in fresh if event.key not in before]
-        await store.add(conn, fresh, crash)
+        await store.add(conn, fold(fresh), crash)
         attempts = _describe_attempts(taken, {id(event) for event in fresh})
         await conn.executemany(sql("letters/record_attempt"), [(retry.stream, *attempt) for attempt in attempts])
         await store.add_backfills(conn, Decoded(events, [], 0), fresh)

@@ -70,39 +70,67 @@ class Deltas(Struct, frozen=True):
     latencies: Mapping[tuple[int, str], Mapping[int, int]]  # (hour, operator): bucket: samples
 
 
+class Folding:
+    """Adds up events that come some at a time."""
+
+    def __init__(self) -> None:
+        self._accounts: defaultdict[int, defaultdict[str, Cell]] = defaultdict(_cells)  # by hour and id
+        self._operators: defaultdict[int, defaultdict[str, Cell]] = defaultdict(_cells)
+        self._account_seconds: defaultdict[tuple[int, str], int] = defaultdict(int)
+        self._operator_seconds: defaultdict[tuple[int, str], int] = defaultdict(int)
+        self._latencies: defaultdict[tuple[int, str], defaultdict[int, int]] = defaultdict(_counts)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in `events`, each of which counts (duplicates are gone already)."""
+        hour = -1
+        accounts = operators = _cells()
+        for event in events:
+            at, kind, account, operator = event.at, event.type, event.account, event.operator
+            if at - at % HOUR_US != hour:  # bucket_hour, without the call
+                hour = bucket_hour(at)
+                accounts, operators = self._accounts[hour], self._operators[hour]
+            if account is not None and kind != "message.routed":
+                _count(accounts[account], event, kind)
+            if operator is not None:
+                _count(operators[operator], event, kind)
+                if kind == "message.delivered":
+                    self._latencies[hour, operator][latency_bucket(event.latency_ms)] += 1
+            if event.from_operator is not None:
+                left = operators[event.from_operator]
+                left.failed += 1
+                left.errors += 1
+                left.events += 1
+            if kind == "message.submitted" or kind == "message.routed":  # noqa: PLR1714 - a set is slower here
+                second = at - at % SECOND_US
+                if kind == "message.submitted" and account is not None:
+                    self._account_seconds[second, account] += 1
+                if operator is not None:
+                    self._operator_seconds[second, operator] += 1
+
+    def deltas(self) -> Deltas:
+        """What all of them add."""
+        hourly = _with_platform(self._accounts, self._operators)
+        seconds = _seconds_with_platform(self._account_seconds, self._operator_seconds)
+        return Deltas(hourly, _by_day(hourly), seconds, self._latencies)
+
+
 def fold(events: Iterable[Event]) -> Deltas:
     """The deltas of `events`, each of which counts (duplicates are gone already)."""
-    accounts: defaultdict[tuple[int, str], Cell] = defaultdict(Cell)
-    operators: defaultdict[tuple[int, str], Cell] = defaultdict(Cell)
-    account_seconds: defaultdict[tuple[int, str], int] = defaultdict(int)
-    operator_seconds: defaultdict[tuple[int, str], int] = defaultdict(int)
-    latencies: defaultdict[tuple[int, str], defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for event in events:
-        hour = bucket_hour(event.at)
-        if event.account is not None and event.type != "message.routed":
-            _count(accounts[hour, event.account], event)
-        if event.operator is not None:
-            _count(operators[hour, event.operator], event)
-            if event.type == "message.delivered":
-                latencies[hour, event.operator][latency_bucket(event.latency_ms)] += 1
-        if event.from_operator is not None:
-            left = operators[hour, event.from_operator]
-            left.failed += 1
-            left.errors += 1
-            left.events += 1
-        if event.type == "message.submitted" or event.type == "message.routed":  # noqa: PLR1714 - a set is slower here
-            second = event.at - event.at % SECOND_US
-            if event.type == "message.submitted" and event.account is not None:
-                account_seconds[second, event.account] += 1
-            if event.operator is not None:
-                operator_seconds[second, event.operator] += 1
-    hourly = _with_platform(accounts, operators)
-    return Deltas(hourly, _by_day(hourly), _seconds_with_platform(account_seconds, operator_seconds), latencies)
+    folding = Folding()
+    folding.add(events)
+    return folding.deltas()
 
 
-def _count(cell: Cell, event: Event) -> None:
+def _cells() -> defaultdict[str, Cell]:
+    return defaultdict(Cell)
+
+
+def _counts() -> defaultdict[int, int]:
+    return defaultdict(int)
+
+
+def _count(cell: Cell, event: Event, kind: str) -> None:
     """Add one event to one cell, as the table of event types says."""
-    kind = event.type
     if kind == "operator.error":
         cell.errors += event.error_count
         return
@@ -155,14 +183,19 @@ def latency_value(bucket: int) -> int:
 
 
 def _with_platform(
-    accounts: Mapping[tuple[int, str], Cell], operators: Mapping[tuple[int, str], Cell]
+    accounts: Mapping[int, Mapping[str, Cell]], operators: Mapping[int, Mapping[str, Cell]]
 ) -> dict[Key, Cell]:
-    cells = {Key(hour, "ACCOUNT", account): cell for (hour, account), cell in accounts.items()}
-    platform: defaultdict[int, Cell] = defaultdict(Cell)
-    for (hour, _), cell in accounts.items():
-        platform[hour].add(cell)
-    cells |= {Key(hour, "OPERATOR", operator): cell for (hour, operator), cell in operators.items()}
-    cells |= {Key(hour, "PLATFORM", PLATFORM_ID): cell for hour, cell in platform.items()}
+    cells: dict[Key, Cell] = {}
+    for hour, found in accounts.items():
+        platform = Cell()
+        for account, cell in found.items():
+            cells[Key(hour, "ACCOUNT", account)] = cell
+            platform.add(cell)
+        if found:
+            cells[Key(hour, "PLATFORM", PLATFORM_ID)] = platform
+    for hour, found in operators.items():
+        for operator, cell in found.items():
+            cells[Key(hour, "OPERATOR", operator)] = cell
     return cells
 
 

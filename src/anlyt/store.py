@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from anlyt.errors import PositionMoved
 from anlyt.events import SECOND_US, Decoded, Event, Letter, Message, to_datetime, to_instant
 from anlyt.postgres import sql
-from anlyt.rollup import Cell, Deltas, Key, bucket_day, bucket_hour, fold
+from anlyt.rollup import Cell, Deltas, Folding, Key, bucket_day, bucket_hour, fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +44,23 @@ class Position(Struct, frozen=True):
     stream_created: int
 
 
+class Expected:
+    """What events add up to if none of them is known: worked out while PostgreSQL is busy with the batch before."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Event] = {}  # the first event of each id
+        self._folding = Folding()
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in some more events of the batch, in order."""
+        first = self.first
+        self._folding.add([event for event in events if first.setdefault(event.key, event) is event])
+
+    def deltas(self) -> Deltas:
+        """What the first event of each id adds, all together."""
+        return self._folding.deltas()
+
+
 class Batch(Struct, frozen=True):
     """What was read behind a position, decoded, and where that leaves it."""
 
@@ -53,6 +70,7 @@ class Batch(Struct, frozen=True):
     last_published: int | None
     complete_through: int
     lost: int = 0  # messages of this stretch that the stream dropped before they were read
+    expected: Expected | None = None  # of all its events, when they are likely to be new
 
 
 class Applied(Struct, frozen=True):
@@ -136,23 +154,25 @@ async def _align(conn: Connection, position: Position, last_seq: int, stream_cre
     return replace(position, last_seq=last_seq, stream_created=stream_created, last_published=known)
 
 
-async def apply(
-    conn: Connection, position: Position, batch: Batch, crash: CrashPoints, *, expect_new: bool = False
-) -> Applied:
+async def apply(conn: Connection, position: Position, batch: Batch, crash: CrashPoints) -> Applied:
     """Count one batch in one transaction. Raises PositionMoved when somebody else has counted from `position` on.
 
     1. move the position (the fence)  2. claim ids, drop what was counted before  3. fold the rest
     4. add seconds, histograms, roll-ups  5. keep dead letters and totals  6. commit.
     """
+    events, expected = batch.decoded.events, batch.expected
     async with conn.transaction():
         moved = await _advance(conn, position, batch)
         crash.reach("after-position")
-        fresh, duplicates = await claim(conn, batch.decoded.events, expect_new=expect_new)
+        first = distinct(events) if expected is None else expected.first
+        fresh = await claim(conn, first, expect_new=expected is not None)
         crash.reach("after-claim")
-        late = await add(conn, fresh, crash)
+        deltas = fold(fresh) if expected is None or len(fresh) < len(first) else expected.deltas()
+        late = await add(conn, deltas, crash)
         letters = await _keep_letters(conn, position.stream, batch.decoded.letters)
         await add_backfills(conn, replace(batch.decoded, letters=letters), fresh)
         crash.reach("after-letters")
+        duplicates = len(events) - len(fresh)
         if batch.decoded != _NOTHING:
             totals = (len(fresh), duplicates, len(letters), batch.decoded.ignored, late)
             await conn.execute(sql("ingest/add_ingest_totals"), position.stream, position.slots[0], *totals)
@@ -164,22 +184,23 @@ async def apply(
 _NOTHING: Final = Decoded([], [], 0)
 
 
-async def claim(conn: Connection, events: Sequence[Event], *, expect_new: bool = False) -> tuple[list[Event], int]:
-    """The events that were never counted before, once each, and how many were duplicates. Inside a transaction.
+def distinct(events: Sequence[Event]) -> dict[str, Event]:
+    """The first event of each id, the very object."""
+    return {event.key: event for event in reversed(events)}
 
-    Of several copies the first one is claimed, the very object. What is claimed must be added before the commit. With
-    `expect_new` the ids are copied in first, at half the cost; one that is known makes that fail, and be done again.
+
+async def claim(conn: Connection, first: Mapping[str, Event], *, expect_new: bool = False) -> list[Event]:
+    """Those of `distinct` events that were never counted before. Inside a transaction.
+
+    What is claimed must be added before the commit. With `expect_new` the ids are copied in first, at half the cost;
+    one that is known makes that fail, and be done again.
     """
-    first = {event.key: event for event in reversed(events)}
-    if not first:
-        return [], 0
     fresh = list(first.values())
-    if not (expect_new and len(fresh) >= COPY_IDS_MIN and await _copy_ids(conn, fresh)):
-        ids, types = "\n".join(first), "\n".join([event.type for event in fresh])
-        claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), ids, types, len(fresh))
-        if claimed is not None:
-            fresh = [first[key] for key in claimed]
-    return fresh, len(events) - len(fresh)
+    if not fresh or (expect_new and len(fresh) >= COPY_IDS_MIN and await _copy_ids(conn, fresh)):
+        return fresh
+    ids, types = "\n".join(first), "\n".join([event.type for event in fresh])
+    claimed: list[str] | None = await conn.fetchval(sql("ingest/claim_events"), ids, types, len(fresh))
+    return fresh if claimed is None else [first[key] for key in claimed]
 
 
 async def _copy_ids(conn: Connection, events: Sequence[Event]) -> bool:
@@ -195,9 +216,11 @@ async def _copy_ids(conn: Connection, events: Sequence[Event]) -> bool:
     return True
 
 
-async def add(conn: Connection, events: Sequence[Event], crash: CrashPoints) -> int:
-    """Add claimed events to the working tables and the roll-ups; how many seconds came late. Inside a transaction."""
-    deltas = fold(events)
+async def add(conn: Connection, deltas: Deltas, crash: CrashPoints) -> int:
+    """Add what claimed events add up to, to the working tables and the roll-ups; how many seconds came late.
+
+    Inside a transaction.
+    """
     peaks, late = await _add_seconds(conn, deltas.seconds)
     crash.reach("after-seconds")
     await _add_latencies(conn, deltas.latencies)
@@ -256,11 +279,17 @@ async def _add_seconds(conn: Connection, seconds: Mapping[Key, int]) -> tuple[di
 
 
 async def _add_latencies(conn: Connection, latencies: Mapping[tuple[int, str], Mapping[int, int]]) -> None:
-    flat = [
-        (hour // SECOND_US, who, bucket, n) for (hour, who), counts in latencies.items() for bucket, n in counts.items()
+    rows = [
+        (hour // SECOND_US, who, _array(sorted(counts)), _array([counts[bucket] for bucket in sorted(counts)]))
+        for (hour, who), counts in latencies.items()
     ]
-    if flat:
-        await conn.execute(sql("ingest/add_latency_histograms"), *_columns(flat))
+    if rows:
+        await conn.execute(sql("ingest/add_latency_histograms"), *_columns(rows))
+
+
+def _array(numbers: list[int]) -> str:
+    """An array as PostgreSQL writes it: unnest takes no arrays of different lengths."""
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 async def _add_hourly(conn: Connection, deltas: Deltas, peaks: Mapping[Key, int]) -> None:

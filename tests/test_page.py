@@ -213,6 +213,54 @@ def test_operators_are_the_apis_worst_first(site: Site) -> None:
     site.run(story)
 
 
+def excess(row: dict[str, Any], usual: float) -> float:
+    """How many more messages of an hour failed than usual; 0 where that is not worth a word."""
+    more = row["failedMessages"] - row["totalMessages"] * usual
+    return more if more >= 3 and row["failedMessages"] >= 2 * row["totalMessages"] * usual else 0.0
+
+
+def test_the_hour_in_which_most_failed_is_named_and_opens_its_day(site: Site) -> None:
+    week = f"from={FROM:%Y-%m-%dT%H:%M:%SZ}&to={FROM + timedelta(days=8):%Y-%m-%dT%H:%M:%SZ}"  # with the last evening
+    names = site.members.names()
+
+    async def story() -> None:
+        async with site.page(f"/?{week}") as page:
+            sums = (await site.ask(f"/v1/summary?{week}&scope=OPERATOR&groupBy=scopeId"))["data"]
+            usual = {row["scopeId"]: row["errorRate"] for row in sums}
+            told = await texts(page, "#panel-operators .callout")
+            rows: list[dict[str, Any]] = []
+            for operator in usual:
+                path = f"/v1/metrics/hourly?{week}&scope=OPERATOR&scopeId={operator}&limit=1000"
+                rows += (await site.ask(path))["data"]
+            most = max(excess(row, usual[row["scopeId"]]) for row in rows)
+            worst = [row for row in rows if abs(excess(row, usual[row["scopeId"]]) - most) < 1e-6]
+            sentences = [
+                f"Worst hour: {names[row['scopeId']]}, {at:%a} {at.day} {at:%b}, {at:%H:%M}{DASH}"
+                f"{at + timedelta(hours=1):%H:%M}: {row['failedMessages']} of {row['totalMessages']} failed, "
+                f"{percent(row['failedMessages'] / row['totalMessages'])}; "
+                f"usual for it are {percent(usual[row['scopeId']])}."
+                for row in worst
+                for at in [datetime.fromisoformat(row["hourBucket"])]
+            ]
+
+            if most == 0:  # of few messages none need have failed
+                assert told == []
+                return
+            assert len(told) == 1
+            assert told[0] in sentences
+            await page.locator(".callout").get_by_role("link").click()
+            await page.locator("#panel-hours tbody tr").first.wait_for()
+            row = worst[sentences.index(told[0])]
+            day = datetime.fromisoformat(row["hourBucket"]).replace(hour=0)
+            assert query_of(page) == {
+                "operator": [row["scopeId"]],
+                "from": [f"{day:%Y-%m-%dT%H:%M:%SZ}"],
+                "to": [f"{day + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"],
+            }
+
+    site.run(story)
+
+
 def test_accounts_are_the_apis_with_all_six_decimals_and_their_segments(site: Site) -> None:
     async def story() -> None:
         async with site.page(f"/?{WEEK}") as page:
@@ -230,9 +278,14 @@ def test_accounts_are_the_apis_with_all_six_decimals_and_their_segments(site: Si
                 [names[row["scopeId"]], row["totalCost"], f"{segments[row['scopeId']]:,}", f"{row['totalMessages']:,}"]
                 for row in rows
             ]
+            told = await texts(page, "#panel-accounts .foot")
+            assert [line.rpartition(".")[0] or line for line in told] == [
+                "10 of 23 shown",
+                "1 without traffic: Dormant Ventures",
+            ]
             await page.get_by_role("button", name="Show all").click()
-            await page.wait_for_function("() => document.querySelectorAll('#panel-accounts tbody tr').length > 20")
-            assert "without traffic: Dormant Ventures" in (await texts(page, "#panel-accounts .foot"))[0]
+            await page.wait_for_function("() => document.querySelectorAll('#panel-accounts tbody tr').length == 23")
+            assert await texts(page, "#panel-accounts .foot") == ["1 without traffic: Dormant Ventures"]
 
     site.run(story)
 

@@ -19,7 +19,7 @@ OPERATORS_MAX: Final = 100
 ACCOUNTS_DEFAULT: Final = 24
 ACCOUNTS_MAX: Final = 100_000
 
-INCIDENT_HOURS: Final = (2, 4)  # UTC, of the last night that is over
+INCIDENT_HOURS: Final = (20, 22)  # UTC, of the last evening on which they are over: there is still traffic to fail
 OUTAGE_DAYS_AGO: Final = 3
 OUTAGE_START_US: Final = 14 * HOUR_US  # UTC
 OUTAGE_US: Final = 90 * MINUTE_US
@@ -112,11 +112,11 @@ def story(members: Roster, start: int) -> Story:
     """What had happened by `start` (microseconds since 1970 UTC)."""
     midnight = start - start % DAY_US
     first, last = INCIDENT_HOURS
-    night = midnight if midnight + last * HOUR_US <= start else midnight - DAY_US
+    evening = midnight if midnight + last * HOUR_US <= start else midnight - DAY_US
     outage = midnight - OUTAGE_DAYS_AGO * DAY_US + OUTAGE_START_US
     operators = members.operators
     return Story(
-        Episode(operators[_INCIDENT_OPERATOR], night + first * HOUR_US, night + last * HOUR_US),
+        Episode(operators[_INCIDENT_OPERATOR], evening + first * HOUR_US, evening + last * HOUR_US),
         Episode(operators[_OUTAGE_OPERATOR % len(operators)], outage, outage + OUTAGE_US),
     )
 

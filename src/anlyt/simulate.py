@@ -89,7 +89,7 @@ COPY_SOON_US: Final = 2 * SECOND_US
 COPY_FAR_US: Final = 3 * HOUR_US
 COPY_FAR_SHARE: Final = 0.2  # of the duplicates: minutes to hours after the first
 INCIDENT_SLOWER: Final = 6
-INCIDENT_FAILURES: Final = 0.35
+INCIDENT_FAILURES: Final = 0.6
 OUTAGE_FAILURES: Final = 0.2
 OUTAGE_FLUSH_US: Final = MINUTE_US  # the receipts held back arrive within this time
 

@@ -1,6 +1,6 @@
 // The page: who is signed in, what the address says, and the numbers for both. Everything is asked of the public API.
 
-import { address, call } from "./api.js";
+import { address, call, serviceNow } from "./api.js";
 import { h, icon, renew, tool } from "./dom.js";
 import { shortId } from "./format.js";
 import { badge, logo, themeButton } from "./frame.js";
@@ -39,24 +39,14 @@ function showUnreachable(problem) {
   renew(place, h("main", { id: "main", class: "signin" }, h("div", { class: "brand" }, logo(), h("h1", {}, "anlyt")), h("div", { class: "card state error", role: "alert" }, h("h2", {}, problem.title), h("p", {}, problem.message), h("button", { type: "button", class: "primary", onclick: start }, "Try again"))));
 }
 
-async function run(session) {
+function run(session) {
   if (!session.permissions.includes("metrics:read")) return showSignIn("This key is valid, but lacks the permission metrics:read; ask for one that has it.");
-  let status;
-  let names;
-  try {
-    [status, names] = await Promise.all([call("/v1/status"), call("/v1/names").then(({ data }) => data, () => [])]);
-  } catch (problem) {
-    return showUnreachable(problem);
-  }
-  // The page's hours are the service's: a wrong clock of this computer moves nothing.
-  const skew = Date.parse(status.asOf) - Date.now();
-  const page = build(session, names, () => Date.now() + skew);
-  page.badge.update(status);
-  page.show(readState(location.search));
+  const show = build(session, call("/v1/names").then(({ data }) => data, () => []));
+  show(readState(location.search));
 }
 
-/** The frame, and a function that shows a state in it. */
-function build(session, names, now) {
+/** The frame, and a function that shows a state in it. Numbers are asked for at once; names are there when they come. */
+function build(session, names) {
   current?.stop();
   const fresh = badge();
   const range = h("div", { class: "range" });
@@ -65,12 +55,16 @@ function build(session, names, now) {
   const nav = h("nav", { "aria-label": "Pages" });
   let shown = null;
   let state = null;
-  let lastGood = now();
+  let lastGood = serviceNow();
 
   const tell = {
-    names: new Map(names.map(({ id, name }) => [id, name])),
-    accounts: names.filter(({ scope }) => scope === "ACCOUNT").map(({ id }) => id),
-    now,
+    names: new Map(),
+    accounts: [], // that have a name
+    named: names.then((found) => {
+      for (const { id, name } of found) tell.names.set(id, name);
+      tell.accounts.push(...found.filter(({ scope }) => scope === "ACCOUNT").map(({ id }) => id));
+    }),
+    now: serviceNow,
     link: writeState,
     go: (next) => {
       history.pushState(null, "", writeState(next));
@@ -81,7 +75,7 @@ function build(session, names, now) {
       history.replaceState(null, "", writeState(state));
     },
     onmeta: (meta) => {
-      lastGood = now();
+      lastGood = serviceNow();
       fresh.update(meta);
     },
     onproblem: (problem) => {
@@ -97,11 +91,16 @@ function build(session, names, now) {
     const staffed = state.view === "status" && session.scope === "PLATFORM";
     shown = staffed ? staff(session, state, tell) : overview(session, state, tell);
     renew(nav, session.scope === "PLATFORM" ? [link("Overview", "overview"), link("Status", "status")] : []);
-    renew(where, staffed ? h("h1", {}, "Status") : headline(session, state, tell));
+    name(staffed);
+    tell.named.then(() => state === next && name(staffed));
     renew(range, staffed ? [] : rangeBar(state, tell));
     main.replaceChildren(shown.place);
-    document.title = `${where.querySelector("h1").textContent} · anlyt`;
     shown.refresh();
+  }
+
+  function name(staffed) {
+    renew(where, staffed ? h("h1", {}, "Status") : headline(session, state, tell));
+    document.title = `${where.querySelector("h1").textContent} · anlyt`;
   }
 
   const link = (label, view) =>
@@ -112,7 +111,7 @@ function build(session, names, now) {
   const live = follow(newsOf(session, readState(location.search)), {
     onchange: () => shown?.refresh({ gently: true }),
     onprogress: (progress) => {
-      lastGood = now();
+      lastGood = serviceNow();
       fresh.update(progress);
     },
   });
@@ -131,7 +130,7 @@ function build(session, names, now) {
     h("p", { id: "announcer", class: "unseen", role: "status" }),
     footer(),
   );
-  return { badge: fresh, show };
+  return show;
 }
 
 /** The rows whose changes matter to a state: every change of the platform changes the platform's own row. */

@@ -11,7 +11,7 @@ export const COUNTED = {
       COHORT,
       ONCE,
       "Delivery rate is delivered ÷ submitted, and a dash where nothing was submitted. The change compares with the period of the same length just before.",
-      "The average latency is the sum of all samples ÷ their number. The 95th percentile is that of the samples themselves, from added histograms (at most 1 % off); percentiles are never averaged. For the platform it covers messages that went to an operator.",
+      "The average latency is the sum of all samples ÷ their number. The 95th percentile is that of the samples themselves, from added histograms (at most 1 % off); percentiles are never averaged. For the platform it covers messages that went to an operator; an account has none, because samples are kept by operator and percentiles of parts cannot be added up.",
       "Cost is added from decimal amounts with six places, without rounding.",
     ],
     formula: "submitted = delivered + failed + pending",
@@ -20,7 +20,7 @@ export const COUNTED = {
   latency: {
     text: [
       "Latency is the time from submission to the delivery receipt; the event may carry it, otherwise it is the difference of the two times. A sample belongs to the hour of the submission.",
-      "Average: sum ÷ number of samples. 95th percentile: nearest rank over all samples of the time shown, from added histograms, at most 1 % off. It exists for operators; the platform's is that of all operators' samples together. A gap means no samples.",
+      "Average: sum ÷ number of samples. 95th percentile: nearest rank over all samples of the time shown, from added histograms, at most 1 % off. It exists for operators; the platform's is that of all operators' samples together. Accounts have none, because samples are kept by operator. A gap means no samples.",
     ],
   },
   peak: {
@@ -33,13 +33,13 @@ export const COUNTED = {
     text: [
       COHORT,
       "Worst first: the lowest delivery rate is on top. When a message is routed on to another operator, it counts as failed for the first and as submitted for the second, so the operators' sum may exceed the platform's.",
-      "The small line is the failure rate over the period.",
+      "The small line is the failure rate over the period. The worst hour or day is the one in which most more messages failed than the operator's failure rate of the whole period would make; it is named when they are twice as many, and three more.",
     ],
   },
   accounts: {
     text: [
       "Whole days of UTC that the period touches, because segments are kept by the day.",
-      "Cost is every amount that an event carried for the account's messages, with six decimals, added without rounding. Segments are those of the submitted messages.",
+      "Cost is every amount that an event carried for the account's messages, with six decimals, added without rounding. Segments are those of the submitted messages. Accounts that have a name and sent nothing are named below; their rates would be a dash.",
     ],
   },
   counting: {

@@ -3,12 +3,14 @@
 import "./chart.js";
 import { sparkline, thinned } from "./chart.js";
 import { h } from "./dom.js";
-import { amount, bucket, count, DASH, duration, micros, money, percent, period as periodText, shortId, weekday } from "./format.js";
+import { amount, bucket, count, DASH, DAY_MS, duration, micros, money, percent, period as periodText, shortId, weekday } from "./format.js";
 import { figureColumns, figureList, figuresOf } from "./figures.js";
 import { panel, tableOf } from "./panel.js";
 import { ALL_MAX, questionsOf, SHOWN_MAX } from "./questions.js";
 
 const IDLE_SHOWN = 5; // accounts without traffic that are named
+const WORST_TIMES = 2; // an hour is worth a word when so many times as many messages failed in it as usual,
+const WORST_MORE = 3; // and at least so many more
 const HOURS_SHOWN = 48; // rows of a long list until more are asked for
 const EMPTY = { title: "Nothing was submitted in this period", text: "Rates and latencies have no value then, so there is nothing to draw. A longer period may have some." };
 
@@ -21,7 +23,7 @@ export function overview(session, state, tell) {
   const limits = { operators: SHOWN_MAX, accounts: SHOWN_MAX };
   const shown = { rows: HOURS_SHOWN };
   const place = h("div", { class: "panels" });
-  const { subject, questions } = questionsOf(session, state, tell.now(), limits);
+  const { questions } = questionsOf(session, state, tell, limits);
   const add = (id, title, more = {}) => {
     panels[id] = panel({ id, title, how: id, tabled: state.tables.includes(id), onmode: (tabled) => tell.onmode(id, tabled), ...more });
     place.append(panels[id]);
@@ -41,12 +43,12 @@ export function overview(session, state, tell) {
     running?.abort();
     const mine = new AbortController();
     running = mine;
-    const asked = questionsOf(session, state, tell.now(), limits);
-    const context = { session, state, tell, subject, period: asked.period, limits, shown, refresh, panels };
-    const jobs = Object.entries(asked.questions).map(async ([name, question]) => {
+    const { subject, period, questions: asked } = questionsOf(session, state, tell, limits);
+    const context = { session, state, tell, subject, period, limits, shown, refresh, panels };
+    const jobs = Object.entries(asked).map(async ([name, question]) => {
       const targets = name === "series" ? ["volume", "latency", "peak"] : [name];
       try {
-        // Nothing waits for percentiles: at first it is drawn without.
+        // Nothing waits for percentiles, segments or small lines: at first it is drawn without.
         const early = (first) => targets.every((target) => panels[target].waiting) && !mine.signal.aborted && DRAW[name](context, question, first);
         const answer = await question.ask(mine.signal, early);
         if (mine.signal.aborted) return;
@@ -155,7 +157,7 @@ const round = (value, places) => Number(value.toFixed(places));
 
 function drawOperators(context, { paths, hourly }, answer, rows) {
   const { tell, panels, period, limits } = context;
-  const lines = failureLines(answer.data, rows, period, hourly);
+  const lines = failureLines(answer.data, rows ?? [], period, hourly);
   const columns = [
     { name: "Operator", key: "scopeId", head: true, text: ({ scopeId }) => scopeId, cell: (row) => opener(context, "operator", row.scopeId) },
     { name: "Delivery rate", key: "deliveryRate", numeric: true, text: ({ deliveryRate }) => deliveryRate, cell: (row) => [h("b", {}, percent(row.deliveryRate)), points(row)] },
@@ -170,7 +172,16 @@ function drawOperators(context, { paths, hourly }, answer, rows) {
   ];
   const rich = columns.filter(({ key }) => key !== "totalCost");
   const plain = columns.filter(({ key }) => key !== "failureRate").toSpliced(2, 0, { ...columns[2], name: "Failure rate", numeric: true, cell: ({ errorRate }) => percent(errorRate) });
-  list(panels.operators, { context, kind: "operators", answer, paths, note: "worst delivery rate first", rich, plain, empty: { title: "No operator had traffic in this period", text: "Messages count for an operator when their events name one." }, limits });
+  list(panels.operators, { context, kind: "operators", answer, paths, note: "worst delivery rate first", rich, plain, partial: !rows, above: lines.worst && worst(context, lines.worst), empty: { title: "No operator had traffic in this period", text: "Messages count for an operator when their events name one." }, limits });
+}
+
+/** The hour or day in which most more messages failed than usual for their operator, as a way to it. */
+function worst({ state, tell, period }, { id, start, end, failed, total, rate }) {
+  const day = Math.floor(start / DAY_MS) * DAY_MS;
+  const target = { ...state, operator: id, account: null, range: "custom", from: day, to: day + DAY_MS };
+  const when = bucket(start, end);
+  const link = h("a", { href: tell.link(target), "data-key": "worst", onclick: (event) => { if (event.metaKey || event.ctrlKey || event.shiftKey) return; event.preventDefault(); tell.go(target); } }, `${tell.names.get(id) ?? shortId(id)}, ${when}`);
+  return h("p", { class: "callout" }, `Worst ${period.bucket === "hour" ? "hour" : "day"}: `, link, `: ${count(failed)} of ${count(total)} failed, ${percent(Number(failed) / Number(total))}; usual for it are ${percent(rate)}.`);
 }
 
 /** Failure rates of each operator by hour or day. */
@@ -186,43 +197,57 @@ function failureLines(groups, rows, period, hourly) {
     failed[at] = row.failedMessages;
     total[at] = row.totalMessages;
   }
+  let worst = null;
+  let excess = WORST_MORE;
+  for (const { scopeId: id, errorRate: rate } of groups) {
+    const [failed, total] = sums.get(id);
+    for (let at = 0; at < length; at += 1) {
+      const usual = Number(total[at]) * rate;
+      if (Number(failed[at]) - usual < excess || Number(failed[at]) < WORST_TIMES * usual) continue;
+      excess = Number(failed[at]) - usual;
+      worst = { id, start: first + at * step, end: first + (at + 1) * step, failed: failed[at], total: total[at], rate };
+    }
+  }
   const lines = new Map([...sums].map(([id, [failed, total]]) => [id, thinned(failed, total)]));
   const most = (id) => Math.max(0, ...lines.get(id).filter((value) => value !== null));
-  return { of: (id) => lines.get(id), most, top: Math.max(0.1, ...groups.map(({ scopeId }) => most(scopeId))) };
+  return { worst, of: (id) => lines.get(id), most, top: Math.max(0.1, ...groups.map(({ scopeId }) => most(scopeId))) };
 }
 
 function drawAccounts(context, { paths, days }, answer, usage) {
   const { panels, limits } = context;
   const segments = new Map();
-  for (const { accountId, totalSegments } of usage.data) segments.set(accountId, (segments.get(accountId) ?? 0n) + BigInt(totalSegments));
+  for (const { accountId, totalSegments } of usage?.data ?? []) segments.set(accountId, (segments.get(accountId) ?? 0n) + BigInt(totalSegments));
   const most = answer.data.reduce((top, { totalCost }) => (micros(totalCost) > top ? micros(totalCost) : top), 0n);
   const columns = [
     { name: "Account", key: "scopeId", head: true, text: ({ scopeId }) => scopeId, cell: (row) => opener(context, "account", row.scopeId) },
     { name: "Cost", key: "totalCost", numeric: true, text: ({ totalCost }) => totalCost, cell: (row) => h("b", {}, money(row.totalCost)) },
     { name: "Share", key: "share", cell: (row) => bar(micros(row.totalCost), most), text: () => "" },
-    { name: "Segments", key: "totalSegments", numeric: true, text: ({ scopeId }) => (usage.whole ? (segments.get(scopeId) ?? 0n) : ""), cell: ({ scopeId }) => (usage.whole ? count(segments.get(scopeId) ?? 0n) : DASH) },
+    { name: "Segments", key: "totalSegments", numeric: true, text: ({ scopeId }) => (usage?.whole ? (segments.get(scopeId) ?? 0n) : ""), cell: ({ scopeId }) => (usage?.whole ? count(segments.get(scopeId) ?? 0n) : usage ? DASH : "…") },
     { name: "Submitted", key: "totalMessages", numeric: true, text: ({ totalMessages }) => totalMessages, cell: (row) => count(row.totalMessages) },
     { name: "Failed", key: "failedMessages", numeric: true, text: ({ failedMessages }) => failedMessages, cell: (row) => count(row.failedMessages) },
     { name: "Delivery rate", key: "deliveryRate", numeric: true, text: ({ deliveryRate }) => deliveryRate, cell: (row) => [percent(row.deliveryRate), points(row)] },
   ];
   const plain = columns.filter(({ key }) => key !== "share");
-  list(panels.accounts, { context, kind: "accounts", answer, paths, note: `highest cost first, ${answer.meta.currency}, whole days ${periodText(days.from, days.to)}`, rich: columns, plain, empty: { title: "No account had traffic on these days", text: "Accounts appear with their first message." }, limits });
+  list(panels.accounts, { context, kind: "accounts", answer, paths, note: `highest cost first, ${answer.meta.currency}, whole days ${periodText(days.from, days.to)}`, rich: columns, plain, partial: !usage, empty: { title: "No account had traffic on these days", text: "Accounts appear with their first message." }, limits });
 }
 
 /** A list of operators or accounts: with pictures, or as a plain table with every column. */
-function list(target, { context, kind, answer, paths, note, rich, plain, empty, limits }) {
-  const { data, meta } = answer;
+function list(target, { context, kind, answer, paths, note, rich, plain, partial, above, empty, limits }) {
+  const { meta } = answer;
+  const data = answer.data.slice(0, limits[kind]);
   const more = meta.groups > data.length && limits[kind] < ALL_MAX;
-  const silent = kind === "accounts" && data.length === meta.groups ? idle(context, data) : [];
-  const foot = meta.groups > data.length
-    ? h("p", { class: "foot" }, `${count(data.length)} of ${count(meta.groups)} shown. `, more && h("button", { type: "button", class: "link", "data-key": `more ${kind}`, onclick: () => { limits[kind] = ALL_MAX; context.refresh(); } }, `Show ${meta.groups > ALL_MAX ? `the first ${ALL_MAX}` : "all"}`))
-    : silent.length > 0 && h("p", { class: "foot" }, `${count(silent.length)} without traffic: `, silent.slice(0, IDLE_SHOWN).map((id, at) => [at > 0 && ", ", opener(context, "account", id)]), silent.length > IDLE_SHOWN && ", …");
+  const silent = kind === "accounts" && answer.data.length === meta.groups ? idle(context, answer.data) : [];
+  const foot = [
+    meta.groups > data.length && h("p", { class: "foot" }, `${count(data.length)} of ${count(meta.groups)} shown. `, more && h("button", { type: "button", class: "link", "data-key": `more ${kind}`, onclick: () => { limits[kind] = ALL_MAX; context.refresh(); } }, `Show ${meta.groups > ALL_MAX ? `the first ${ALL_MAX}` : "all"}`)),
+    silent.length > 0 && h("p", { class: "foot" }, `${count(silent.length)} without traffic: `, silent.slice(0, IDLE_SHOWN).map((id, at) => [at > 0 && ", ", opener(context, "account", id)]), silent.length > IDLE_SHOWN && ", …"),
+  ];
   const title = kind === "operators" ? "Operators" : "Accounts";
   target.show({
     paths,
     note,
+    partial,
     empty: data.length ? null : empty,
-    picture: () => tableOf({ columns: rich, rows: data, foot }, title),
+    picture: () => tableOf({ columns: rich, rows: data, above, foot }, title),
     table: { columns: plain, rows: data, foot },
   });
 }

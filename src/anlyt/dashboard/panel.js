@@ -121,10 +121,11 @@ export const panel = (spec) => document.createElement("anlyt-panel").setup(spec)
 export const skeleton = () => h("div", { class: "skeleton", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
 
 /** A table that scrolls inside of its panel. */
-export function tableOf({ columns, rows, caption, foot }, title) {
+export function tableOf({ columns, rows, caption, above, foot }, title) {
   return h(
     "div",
     { class: "scroll", tabindex: 0, role: "region", "aria-label": `${title}, table` },
+    above,
     h(
       "table",
       {},

@@ -22,10 +22,13 @@ export function subjectOf(session, state) {
   return { scope: session.scope, ids: session.scopeIds.length === 1 ? session.scopeIds : null, drilled: false };
 }
 
-/** The questions of a state by panel. Each is {paths, ask(signal)}. */
-export function questionsOf(session, state, now, { operators = SHOWN_MAX, accounts = SHOWN_MAX } = {}) {
+/**
+ * The questions of a state by panel. Each is {paths, ask(signal, onfirst)}: `onfirst` hears what can be drawn before all
+ * of it is there. Percentiles of the platform come last: they cost the most and are a part of what is shown.
+ */
+export function questionsOf(session, state, tell, { operators = SHOWN_MAX, accounts = SHOWN_MAX } = {}) {
   const subject = subjectOf(session, state);
-  const period = periodOf(state, now);
+  const period = periodOf(state, tell.now());
   const time = { from: period.from, to: period.to };
   const mine = { scope: subject.scope, scopeId: subject.ids, ...time };
   const summary = (parameters) => address("/v1/summary", parameters);
@@ -40,8 +43,8 @@ export function questionsOf(session, state, now, { operators = SHOWN_MAX, accoun
     series: both(series, rankSeries),
   };
   const many = subject.ids === null || subject.ids.length > 1;
-  if (subject.scope === "PLATFORM" || (subject.scope === "OPERATOR" && many)) questions.operators = operatorsOf(time, period, operators);
-  if (subject.scope === "PLATFORM" || (subject.scope === "ACCOUNT" && many)) questions.accounts = accountsOf(period, accounts);
+  if (subject.scope === "PLATFORM" || (subject.scope === "OPERATOR" && many)) questions.operators = operatorsOf(time, period, tell, operators);
+  if (subject.scope === "PLATFORM" || (subject.scope === "ACCOUNT" && many)) questions.accounts = accountsOf(period, tell, accounts);
   if (subject.scope === "OPERATOR" && !many) questions.hours = hoursOf(subject.ids[0], time);
   if (subject.scope === "ACCOUNT" && !many) questions.usage = usageOf(subject.ids[0], wholeDays(period));
   return { subject, period, questions };
@@ -50,7 +53,7 @@ export function questionsOf(session, state, now, { operators = SHOWN_MAX, accoun
 function both(first, second) {
   const paths = second ? [first, second] : [first];
   const ask = (signal, onfirst = () => {}) => {
-    const asked = paths.map((path) => call(path, { signal }));
+    const asked = paths.map((path) => call(path, { signal, later: path === second }));
     if (second) asked[0].then(onfirst, () => {}); // a failure is told by the whole
     return Promise.all(asked);
   };
@@ -58,11 +61,12 @@ function both(first, second) {
 }
 
 /** Operators, the lowest delivery rate first, and the rows behind their small lines. */
-function operatorsOf(time, period, limit) {
+function operatorsOf(time, period, tell, limit) {
   const first = address("/v1/summary", { scope: "OPERATOR", ...time, groupBy: "scopeId", sort: "deliveryRate", order: "asc", limit, compare: "previous" });
   const hourly = period.end - period.start <= SPARK_HOURS_MAX * 3_600_000;
-  const ask = async (signal) => {
-    const answer = await call(first, { signal });
+  const ask = async (signal, onfirst = () => {}) => {
+    const [answer] = await Promise.all([call(first, { signal }), tell.named]);
+    onfirst(answer);
     const ids = answer.data.map(({ scopeId }) => scopeId);
     const route = hourly ? "/v1/metrics/hourly" : "/v1/metrics/daily";
     const rows = ids.length ? await callAll(address(route, { scope: "OPERATOR", scopeId: ids, ...time, limit: 1000 }), { signal }) : { data: [] };
@@ -71,18 +75,24 @@ function operatorsOf(time, period, limit) {
   return { paths: [first], hourly, ask };
 }
 
-/** Accounts by cost over whole days, with the segments of their days. */
-function accountsOf(period, limit) {
+/**
+ * Accounts by cost over whole days, with the segments of their days. Where all that have a name fit into one answer they
+ * are asked for, so that those without traffic can be named; `limit` of them are shown.
+ */
+function accountsOf(period, tell, limit) {
   const days = wholeDays(period);
-  const first = address("/v1/summary", { scope: "ACCOUNT", ...days, groupBy: "scopeId", sort: "totalCost", limit, compare: "previous" });
+  const asked = () => (tell.accounts.length <= ALL_MAX ? Math.max(limit, tell.accounts.length) : limit);
+  const first = () => address("/v1/summary", { scope: "ACCOUNT", ...days, groupBy: "scopeId", sort: "totalCost", limit: asked(), compare: "previous" });
   const usage = (ids) => address("/v1/accounts/usage", { accountId: ids, ...days, limit: 1000 });
-  const ask = async (signal) => {
-    const answer = await call(first, { signal });
-    const ids = answer.data.map(({ scopeId }) => scopeId);
+  const ask = async (signal, onfirst = () => {}) => {
+    await tell.named;
+    const answer = await call(first(), { signal });
+    onfirst(answer);
+    const ids = answer.data.slice(0, limit).map(({ scopeId }) => scopeId);
     const rows = ids.length ? await callAll(usage(ids), { signal, rowsMax: USAGE_ROWS_MAX }) : { data: [], whole: true };
     return [answer, rows];
   };
-  return { paths: [first, usage([])], days, ask };
+  return { get paths() { return [first(), usage([])]; }, days, ask };
 }
 
 function hoursOf(operatorId, time) {

@@ -170,6 +170,27 @@ def test_a_change_that_commits_after_the_copy_began_is_copied_by_the_next_run(
     run(scenario())
 
 
+def test_receipts_from_before_the_present_checksum_still_tell_what_was_lost(
+    database_url: str, clickhouse: ClickHouse
+) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_old(conn)
+            await copy(database_url, clickhouse)
+            await conn.execute("UPDATE anlyt.archive_receipts SET checksum = NULL")
+
+            assert (await retain(database_url, clickhouse))["days_deleted"] == 6
+            assert await copy(database_url, clickhouse) == NOTHING
+            unknown = "SELECT count(*) FROM anlyt.archive_receipts WHERE checksum IS NULL"
+            assert await conn.fetchval(unknown) == 6 + 2, "days that are here are noted anew"
+
+            await clickhouse.execute("TRUNCATE TABLE metrics_daily")
+            with pytest.raises(DifferenceFound, match=rf"does not have 1 days .* metrics_daily {OLD_DAY:%Y-%m-%d}"):
+                await copy(database_url, clickhouse)
+
+    run(scenario())
+
+
 def test_what_the_archive_lost_is_copied_again_while_it_is_here(database_url: str, clickhouse: ClickHouse) -> None:
     async def scenario() -> None:
         async with session(database_url, application="test") as conn:

@@ -1,7 +1,7 @@
 """The archive's statements that name every column: made from schema.sql, so that a column is never forgotten.
 
 In: the four roll-up tables. Out: for each table the ClickHouse table that mirrors it, the rows as ClickHouse reads
-them, and the sums of each day in both engines, which agree to the last digit when the rows do.
+them, and the sums of each day in both engines. The checksum that ClickHouse makes is that of anlyt.columns.
 """
 
 # ruff: noqa: S608 - the names are those of our own schema
@@ -9,6 +9,8 @@ them, and the sums of each day in both engines, which agree to the last digit wh
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from anlyt.columns import NULL_WORD, SCATTER, multiplier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,11 +96,11 @@ def write_copy(table: Table) -> str:
     """SELECT for PostgreSQL's COPY."""
     bucket = table.primary_key[0]
     return f"""\
--- Rows of {table.name} as ClickHouse reads them, for COPY.
+-- Rows of {table.name}, column for column, for COPY as CSV.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-{_lines(_copied(column) for column in table.columns)}
+{_lines(column.name for column in table.columns)}
 FROM anlyt.{table.name}
 WHERE {bucket} >= $1
   AND {bucket} < $2
@@ -121,17 +123,12 @@ WHERE {bucket} >= $1
 """
 
 
-def _copied(column: Column) -> str:
-    return f"{column.name} AT TIME ZONE 'UTC'" if column.type == "TIMESTAMPTZ" else column.name
-
-
 def write_sum(table: Table) -> str:
     """The sums of each day, by PostgreSQL."""
     bucket = table.primary_key[0]
-    texts = ",\n".join(f"            {_text(column)}" for column in table.columns)
     return f"""\
--- What the rows of each day of {table.name} add up to: how many, every number, and the first half of each
--- row's MD5, so that days whose sums agree have the same rows. archive/check_{table.name} says the same in ClickHouse.
+-- What the rows of each day of {table.name} add up to: how many, and every number. archive/check_{table.name}
+-- says the same in ClickHouse.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
@@ -139,22 +136,12 @@ SELECT
     count(*) AS row_count,
     ARRAY[
 {_lines((f"sum({column.name})" for column in summed(table)), 8)}
-    ]::NUMERIC[] AS sums,
-    sum(
-        ('x' || left(md5(concat_ws(
-            '|',
-{texts}
-        )), 16))::BIT(64)::BIGINT
-    ) AS checksum
+    ]::NUMERIC[] AS sums
 FROM anlyt.{table.name}
 WHERE {bucket} >= $1
   AND {bucket} < $2
 GROUP BY day
 """
-
-
-def _text(column: Column) -> str:
-    return f"coalesce({column.name}::TEXT, 'NULL')" if column.nullable else column.name
 
 
 def summed(table: Table) -> list[Column]:
@@ -166,24 +153,24 @@ NUMBERS: Final = frozenset({"BIGINT", "INTEGER", "NUMERIC(18,6)"})
 
 
 def write_check(table: Table) -> str:
-    """The sums of each day, by ClickHouse."""
+    """The sums and the checksum of each day, by ClickHouse."""
     bucket = table.primary_key[0]
-    texts = ",\n".join(f"            {_clickhouse_text(table, column)}" for column in table.columns)
+    words = " +\n".join(f"    {_word(table, column)} * {multiplier(column.name)}" for column in table.columns)
     return f"""\
--- What the rows of each day in the archive's {table.name}, or in its staging table, add up to; as
--- archive/sum_{table.name} says it in PostgreSQL.
+-- What the rows of each day in the archive's {table.name}, or in its staging table, add up to: as
+-- archive/sum_{table.name} says it in PostgreSQL, and the checksum as anlyt.columns makes it.
 -- {{since:UInt32}}, {{until:UInt32}} seconds since 1970, exclusive
 -- Generated from schema.sql by make gen.
+WITH
+{words} AS mixed,
+    bitXor(mixed, bitShiftRight(mixed, 32)) * {SCATTER} AS scattered
 SELECT
     toUnixTimestamp(toStartOfDay({bucket})) AS day,
     count() AS row_count,
     [
 {_lines((_clickhouse_sum(column) for column in summed(table)), 8)}
     ] AS sums,
-    toString(sum(toInt128(reinterpretAsInt64(reverse(substring(MD5(concatWithSeparator(
-            '|',
-{texts}
-        )), 1, 8)))))) AS checksum
+    toString(sum(bitXor(scattered, bitShiftRight(scattered, 29)))) AS checksum
 FROM {{table}}
 WHERE {bucket} >= toDateTime({{since:UInt32}}, 'UTC')
   AND {bucket} < toDateTime({{until:UInt32}}, 'UTC')
@@ -225,19 +212,22 @@ def table_index(table: Table, name: str) -> int:
 
 
 def _clickhouse_sum(column: Column) -> str:
-    wide = f"toDecimal256({column.name}, 6)" if column.type == "NUMERIC(18,6)" else f"toInt256({column.name})"
+    wide = f"toDecimal128({column.name}, 6)" if column.type == "NUMERIC(18,6)" else f"toInt128({column.name})"
     return f"toString(sum({wide}))"
 
 
-def _clickhouse_text(table: Table, column: Column) -> str:
-    """A value as PostgreSQL writes it."""
-    if column.name == table.primary_key[0]:
-        return f"concat(toString({column.name}), '+00')"
+def _word(table: Table, column: Column) -> str:
+    """A value as anlyt.columns makes a word of it."""
+    name = column.name
+    if name == table.primary_key[0]:
+        return f"toUInt64(toUnixTimestamp({name}))"
     if column.type == "TIMESTAMPTZ":
-        return f"concat(replaceRegexpOne(toString({column.name}), '\\\\.?0*$', ''), '+00')"
+        return f"toUInt64(toUnixTimestamp64Micro({name}))"
     if column.type == "NUMERIC(18,6)":
-        return f"toDecimalString({column.name}, 6)"
-    return f"ifNull(toString({column.name}), 'NULL')" if column.nullable else f"toString({column.name})"
+        return f"toUInt64(reinterpretAsInt64({name}))"
+    if column.type in {"TEXT", "UUID"}:  # each id once, however many rows have it
+        return f"reinterpretAsUInt64(substring(MD5(toLowCardinality(toString({name}))), 1, 8))"
+    return f"ifNull(toUInt64({name}), {NULL_WORD})" if column.nullable else f"toUInt64({name})"
 
 
 def _lines(parts: Iterable[str], indent: int = 4) -> str:

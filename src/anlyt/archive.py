@@ -1,7 +1,7 @@
 """PostgreSQL -> ClickHouse: every day that is over, copied, checked, replaced in one step, and noted.
 
 In: the four roll-up tables and the archive. Out: the same rows in the archive, and a receipt for each day. Each run
-compares what the rows of each day add up to, a checksum of every value included, in both engines; what differs is
+compares what the rows of each day add up to here and there, a checksum of every value included; what differs is
 copied from the snapshot the sums were read in, so a change that commits meanwhile is found by the next run.
 - A month is built in a staging table and replaces the archive's in one step, after the sums agree: killed anywhere, the
   archive has the month as it was or as it is, and the next run finds out which.
@@ -12,27 +12,31 @@ copied from the snapshot the sums were read in, so a change that commits meanwhi
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from anlyt.clickhouse import TABLES, WORK_TIMEOUT_S, ClickHouse, statement
+from anlyt.columns import WORD, read_piece
 from anlyt.errors import DifferenceFound
 from anlyt.postgres import session, sql
 from anlyt.terminal import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from asyncpg import Connection, Record
 
     from anlyt.clickhouse import ArchiveTable
+    from anlyt.columns import Piece
     from anlyt.crash import CrashPoints
 
 DAY: Final = timedelta(days=1)
-PIECE_BYTES_MAX: Final = 16 * 2**20  # of rows sent at a time; one more is read meanwhile
+PIECE_BYTES_MAX: Final = 16 * 2**20  # of rows decoded and sent at a time
+PIECES_MAX: Final = 2  # one is decoded and one is sent, while a third is read
 SNAPSHOT_TIMEOUT_S: Final = 3_600.0  # for one statement that reads PostgreSQL
 DAYS_NAMED_MAX: Final = 10  # in an error's sentence
 EVER: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -41,14 +45,26 @@ END: Final = datetime(2106, 2, 7, tzinfo=UTC)
 
 
 class Sums(Struct, frozen=True):
-    """What the rows of a day add up to."""
+    """What the rows of a day add up to. The checksum is None while it is not known."""
 
     row_count: int
     sums: tuple[Decimal, ...]
-    checksum: Decimal
+    checksum: Decimal | None = None
+
+    @property
+    def totals(self) -> tuple[int, tuple[Decimal, ...]]:
+        """What PostgreSQL itself adds up."""
+        return self.row_count, self.sums
+
+    def is_as(self, noted: Sums | None) -> bool:
+        """Whether a receipt says the same; one from before the present checksum has none."""
+        if noted is None or noted.checksum is not None:
+            return self == noted
+        return self.totals == noted.totals
 
 
 Days = dict[datetime, Sums]
+Period = tuple[datetime, datetime]
 
 
 class Statements(Struct, frozen=True):
@@ -100,7 +116,7 @@ class Run(Struct, frozen=True):
     source: Connection[Record]  # a snapshot
     clickhouse: ClickHouse
     crash: CrashPoints
-    advance: Callable[[int], None]
+    count: Callable[[int], None]  # rows that have arrived
 
 
 async def archive(
@@ -122,7 +138,7 @@ async def archive(
             await source.execute(sql("archive/hold_tables"))  # first: the snapshot is taken by the next statement
             plan = await _compare(source, clickhouse, table)
             with progress(f"archiving {table.name}", unit="rows", total=plan.rows or None, quiet=quiet) as advance:
-                run = Run(conn, source, clickhouse, crash, advance)
+                run = Run(conn, source, clickhouse, crash, _counted(advance))
                 for month in plan.months:
                     await _copy_month(run, table, plan, month)
             await _note(conn, table, plan.unnoted)
@@ -137,6 +153,18 @@ async def archive(
             f"PostgreSQL has them no longer: {named}; restore them from a backup of ClickHouse (docs/archive.md)"
         )
     return counts
+
+
+def _counted(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """The bar is told how many rows there are by now, whatever the day or month."""
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        advance(done)
+
+    return count
 
 
 async def make_tables(clickhouse: ClickHouse) -> None:
@@ -185,9 +213,9 @@ class Plan(Struct, frozen=True):
         """The months that hold changed days, oldest first."""
         return sorted({day.replace(day=1) for day in self.changed})
 
-    def expected(self, month: datetime) -> Days:
+    def expected(self, month: datetime, copied: Days) -> Days:
         """What a month must add up to before it replaces the archive's."""
-        return {day: sums for day, sums in (self.there | self.here).items() if day.replace(day=1) == month}
+        return {day: sums for day, sums in self.there.items() if day.replace(day=1) == month} | copied
 
 
 async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> Plan:
@@ -196,21 +224,52 @@ async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: Ar
     since, today = found["hot_since"] or EVER, found["today"]
     noted = _read_days(await source.fetch(sql("archive/list_receipts"), table.name))
     here, there = await asyncio.gather(
-        sums_here(source, table, since, today), sums_there(clickhouse, table, BEGINNING, END)
+        _totals_here(source, table, since, today), sums_there(clickhouse, table, BEGINNING, END)
     )
+    # What adds up to something else is copied, and its checksum made on the way.
+    doubtful = [day for day, sums in sorted(here.items()) if day in there and there[day].totals == sums.totals]
+    here |= await _with_checksums(source, table, {day: here[day] for day in doubtful})
     return Plan(
         here=here,
         there=there,
         noted=noted,
         changed=tuple(day for day, sums in sorted(here.items()) if there.get(day) != sums),
         unnoted={day: sums for day, sums in here.items() if there.get(day) == sums and noted.get(day) != sums},
-        lost=tuple(day for day, sums in noted.items() if day not in here and there.get(day) != sums),
+        lost=tuple(
+            day for day, sums in noted.items() if day not in here and not (day in there and there[day].is_as(sums))
+        ),
     )
 
 
 async def sums_here(source: Connection[Record], table: ArchiveTable, since: datetime, until: datetime) -> Days:
-    """What each day adds up to in PostgreSQL, in the connection's snapshot."""
-    return _read_days(await source.fetch(sql(STATEMENTS[table.name].sum), since, until))
+    """What each day adds up to in PostgreSQL, every value read. Two statements: in a snapshot, both see the same."""
+    return await _with_checksums(source, table, await _totals_here(source, table, since, until))
+
+
+async def _totals_here(source: Connection[Record], table: ArchiveTable, since: datetime, until: datetime) -> Days:
+    rows = await source.fetch(sql(STATEMENTS[table.name].sum), since, until)
+    return {row["day"]: Sums(row["row_count"], tuple(row["sums"])) for row in rows}
+
+
+async def _with_checksums(source: Connection[Record], table: ArchiveTable, days: Days) -> Days:
+    """These days with the checksums of their rows."""
+    checksums: dict[datetime, int] = {}
+
+    async def add(data: bytes) -> None:
+        _add(checksums, await asyncio.to_thread(read_piece, table.name, data, stream=False))
+
+    for period in _spans(sorted(days)):
+        await _read_pieces(source, table, period, add)
+    return _checked(days, checksums)
+
+
+def _add(checksums: dict[datetime, int], piece: Piece) -> None:
+    for day, checksum in piece.checksums.items():
+        checksums[day] = (checksums.get(day, 0) + checksum) % WORD
+
+
+def _checked(days: Days, checksums: Mapping[datetime, int]) -> Days:
+    return {day: structs.replace(sums, checksum=Decimal(checksums.get(day, 0))) for day, sums in days.items()}
 
 
 async def sums_there(
@@ -249,23 +308,22 @@ async def _copy_month(run: Run, table: ArchiveTable, plan: Plan, month: datetime
     keep = statement("archive/keep_days", table, staging=True, cluster=cluster)
     await clickhouse.execute(keep, {"month": int(f"{month:%Y%m}"), "days": [seconds(day) for day in days]})
     run.crash.reach("job-archive-kept")
-    for since, until in _spans(days):
-        await _copy_rows(run, table, since, until)
+    copied = await _copy_days(run, table, {day: plan.here[day] for day in days})
     run.crash.reach("job-archive-copied")
     staged = await sums_there(clickhouse, table, BEGINNING, END, staging=True)
-    _check(table, staged, plan.expected(month))
+    _check(table, staged, plan.expected(month, copied))
     run.crash.reach("job-archive-checked")
     replace = statement("archive/replace_month", table, cluster=cluster)
     await clickhouse.execute(replace, {"month": f"{month:%Y%m}"})
     run.crash.reach("job-archive-replaced")
-    await _note(run.notes, table, {day: plan.here[day] for day in days})
+    await _note(run.notes, table, copied)
     run.crash.reach("job-archive-noted")
     await _drop_staging(clickhouse, table)
 
 
-def _spans(days: Sequence[datetime]) -> list[tuple[datetime, datetime]]:
+def _spans(days: Iterable[datetime]) -> list[Period]:
     """Days that follow each other, as periods."""
-    spans: list[tuple[datetime, datetime]] = []
+    spans: list[Period] = []
     for day in days:
         if spans and spans[-1][1] == day:
             spans[-1] = (spans[-1][0], day + DAY)
@@ -295,47 +353,52 @@ async def _note(notes: Connection[Record], table: ArchiveTable, days: Days) -> N
     await notes.execute(text, table.name, list(days), counts, checksums, flat, len(sums[0].sums))
 
 
-class _Sender:
-    """Pieces of rows on their way to a staging table: one is sent while the next is read."""
+async def _copy_days(run: Run, table: ArchiveTable, days: Days) -> Days:
+    """Put the rows of these days into the staging table; the days with the checksums of what was read."""
+    checksums: dict[datetime, int] = {}
+    target = f"{table.name}_staging"
 
-    def __init__(self, run: Run, table: ArchiveTable) -> None:
-        self._run = run
-        self._target = f"{table.name}_staging"
-        self._piece = bytearray()
-        self._sending: asyncio.Task[None] | None = None
-        self._sent = 0
+    async def send(data: bytes) -> None:
+        piece = await asyncio.to_thread(read_piece, table.name, data, stream=True)
+        await run.clickhouse.insert(target, piece.stream)
+        _add(checksums, piece)
+        run.count(piece.row_count)
+        run.crash.reach("job-archive-piece")
 
-    async def take(self, data: bytes) -> None:
-        """Whole rows, as COPY brings them."""
-        self._piece += data
-        if len(self._piece) >= PIECE_BYTES_MAX:
-            await self._send()
+    for period in _spans(days):
+        await _read_pieces(run.source, table, period, send)
+    return _checked(days, checksums)
 
-    async def finish(self) -> None:
-        """Send the rest and wait until all has arrived."""
-        await self._send()
-        if self._sending is not None:
-            await self._sending
 
-    async def _send(self) -> None:
-        if self._sending is not None:
-            await self._sending
-        piece, self._piece = bytes(self._piece), bytearray()
+async def _read_pieces(
+    source: Connection[Record], table: ArchiveTable, period: Period, work: Callable[[bytes], Awaitable[None]]
+) -> None:
+    """Rows of a period, a piece at a time as COPY brings them: while one is read, those before it are worked on."""
+    piece = bytearray()
+    tasks: deque[asyncio.Task[None]] = deque()
+
+    async def hand_over() -> None:
+        if len(tasks) == PIECES_MAX:
+            await tasks[0]
+            tasks.popleft()
+        tasks.append(asyncio.ensure_future(work(bytes(piece))))
+        piece.clear()
+
+    async def take(data: bytes) -> None:
+        piece.extend(data)
+        if len(piece) >= PIECE_BYTES_MAX:
+            await hand_over()
+
+    try:
+        await source.copy_from_query(sql(STATEMENTS[table.name].copy), *period, output=take, format="csv")
         if piece:
-            self._sending = asyncio.create_task(self._insert(piece))
-
-    async def _insert(self, piece: bytes) -> None:
-        await self._run.clickhouse.insert(self._target, piece)
-        self._sent += piece.count(b"\n")
-        self._run.advance(self._sent)
-        self._run.crash.reach("job-archive-piece")
-
-
-async def _copy_rows(run: Run, table: ArchiveTable, since: datetime, until: datetime) -> None:
-    """Rows of a period, straight from COPY: PostgreSQL writes text as ClickHouse reads it."""
-    sender = _Sender(run, table)
-    await run.source.copy_from_query(sql(STATEMENTS[table.name].copy), since, until, output=sender.take)
-    await sender.finish()
+            await hand_over()
+        for task in tasks:
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- confirm
@@ -357,7 +420,7 @@ async def confirmed_until(
         (
             day
             for day, sums in here.items()
-            if there.get(day) is None or there.get(day) != noted.get(day) or (day >= border and there.get(day) != sums)
+            if day not in there or not there[day].is_as(noted.get(day)) or (day >= border and there[day] != sums)
         ),
         default=until,
     )
@@ -366,7 +429,13 @@ async def confirmed_until(
 async def differing_days(conn: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> list[datetime]:
     """Days from the border on that are here as they were copied, but not in the archive."""
     plan = await _compare(conn, clickhouse, table)
-    return [day for day in plan.changed if plan.noted.get(day) == plan.here[day]]
+    as_noted = {day: plan.here[day] for day in plan.changed if _may_be(plan.here[day], plan.noted.get(day))}
+    known = await _with_checksums(conn, table, as_noted)
+    return [day for day, sums in known.items() if sums.is_as(plan.noted[day])]
+
+
+def _may_be(sums: Sums, noted: Sums | None) -> bool:
+    return noted is not None and noted.totals == sums.totals
 
 
 async def move_border(conn: Connection[Record], tables: Sequence[ArchiveTable], hot_since: datetime) -> None:

@@ -178,11 +178,11 @@ class ClickHouse:
             lambda client: client.command(text, parameters=dict(parameters or {}), use_database=in_database)
         )
 
-    async def insert(self, table: str, rows: bytes) -> None:
-        """Add rows of all columns, written as PostgreSQL's COPY writes text, which ClickHouse reads as TabSeparated."""
+    async def insert(self, table: str, stream: bytes) -> None:
+        """Add rows of all columns, as an Arrow stream."""
         settings = {"insert_distributed_sync": 1} if self.cluster else {}
         await self._asked(
-            lambda client: client.raw_insert(table, None, rows, settings=settings, fmt="TabSeparated"),
+            lambda client: client.raw_insert(table, None, stream, settings=settings, fmt="ArrowStream"),
             again=False,  # some of the rows may be there already
         )
 

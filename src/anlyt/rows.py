@@ -285,14 +285,14 @@ class ArchiveReceipts(Struct, frozen=True):
 
     Attributes:
         sums: of every number, in the order of the columns
-        checksum: of the first half of each row's MD5
+        checksum: of every value of every row; NULL in receipts from before it was made as it is now
     """
 
     table_name: str
     day: datetime
     row_count: int
     sums: tuple[Decimal, ...]
-    checksum: Decimal
+    checksum: Decimal | None
     copied_at: datetime
 
 

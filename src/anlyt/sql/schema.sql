@@ -214,7 +214,7 @@ CREATE TABLE anlyt.archive_receipts (
     day TIMESTAMPTZ NOT NULL,
     row_count BIGINT NOT NULL,
     sums NUMERIC[] NOT NULL, -- of every number, in the order of the columns
-    checksum NUMERIC NOT NULL, -- of the first half of each row's MD5
+    checksum NUMERIC, -- of every value of every row; NULL in receipts from before it was made as it is now
     copied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (table_name, day)
 );

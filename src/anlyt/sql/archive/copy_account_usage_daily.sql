@@ -1,15 +1,15 @@
--- Rows of account_usage_daily as ClickHouse reads them, for COPY.
+-- Rows of account_usage_daily, column for column, for COPY as CSV.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-    day_bucket AT TIME ZONE 'UTC',
+    day_bucket,
     account_id,
     messages_sent,
     messages_delivered,
     messages_failed,
     total_cost,
     total_segments,
-    updated_at AT TIME ZONE 'UTC'
+    updated_at
 FROM anlyt.account_usage_daily
 WHERE day_bucket >= $1
   AND day_bucket < $2

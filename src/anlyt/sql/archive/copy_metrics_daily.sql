@@ -1,8 +1,8 @@
--- Rows of metrics_daily as ClickHouse reads them, for COPY.
+-- Rows of metrics_daily, column for column, for COPY as CSV.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-    day_bucket AT TIME ZONE 'UTC',
+    day_bucket,
     scope,
     scope_id,
     total_messages,
@@ -13,7 +13,7 @@ SELECT
     latency_sum_ms,
     latency_sample_count,
     peak_tps,
-    updated_at AT TIME ZONE 'UTC'
+    updated_at
 FROM anlyt.metrics_daily
 WHERE day_bucket >= $1
   AND day_bucket < $2

@@ -1,8 +1,8 @@
--- Rows of metrics_hourly as ClickHouse reads them, for COPY.
+-- Rows of metrics_hourly, column for column, for COPY as CSV.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-    hour_bucket AT TIME ZONE 'UTC',
+    hour_bucket,
     scope,
     scope_id,
     total_messages,
@@ -13,7 +13,7 @@ SELECT
     latency_sum_ms,
     latency_sample_count,
     peak_tps,
-    updated_at AT TIME ZONE 'UTC'
+    updated_at
 FROM anlyt.metrics_hourly
 WHERE hour_bucket >= $1
   AND hour_bucket < $2

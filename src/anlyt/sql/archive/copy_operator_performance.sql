@@ -1,8 +1,8 @@
--- Rows of operator_performance as ClickHouse reads them, for COPY.
+-- Rows of operator_performance, column for column, for COPY as CSV.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-    hour_bucket AT TIME ZONE 'UTC',
+    hour_bucket,
     operator_id,
     total_messages,
     delivered_messages,
@@ -12,7 +12,7 @@ SELECT
     latency_p95_ms,
     peak_tps,
     error_count,
-    updated_at AT TIME ZONE 'UTC'
+    updated_at
 FROM anlyt.operator_performance
 WHERE hour_bucket >= $1
   AND hour_bucket < $2

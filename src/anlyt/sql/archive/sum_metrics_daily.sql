@@ -1,5 +1,5 @@
--- What the rows of each day of metrics_daily add up to: how many, every number, and the first half of each
--- row's MD5, so that days whose sums agree have the same rows. archive/check_metrics_daily says the same in ClickHouse.
+-- What the rows of each day of metrics_daily add up to: how many, and every number. archive/check_metrics_daily
+-- says the same in ClickHouse.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
@@ -14,24 +14,7 @@ SELECT
         sum(latency_sum_ms),
         sum(latency_sample_count),
         sum(peak_tps)
-    ]::NUMERIC[] AS sums,
-    sum(
-        ('x' || left(md5(concat_ws(
-            '|',
-            day_bucket,
-            scope,
-            scope_id,
-            total_messages,
-            delivered_messages,
-            failed_messages,
-            pending_messages,
-            total_cost,
-            latency_sum_ms,
-            latency_sample_count,
-            peak_tps,
-            updated_at
-        )), 16))::BIT(64)::BIGINT
-    ) AS checksum
+    ]::NUMERIC[] AS sums
 FROM anlyt.metrics_daily
 WHERE day_bucket >= $1
   AND day_bucket < $2

@@ -1,5 +1,5 @@
--- What the rows of each day of operator_performance add up to: how many, every number, and the first half of each
--- row's MD5, so that days whose sums agree have the same rows. archive/check_operator_performance says the same in ClickHouse.
+-- What the rows of each day of operator_performance add up to: how many, and every number. archive/check_operator_performance
+-- says the same in ClickHouse.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
@@ -13,23 +13,7 @@ SELECT
         sum(latency_sample_count),
         sum(peak_tps),
         sum(error_count)
-    ]::NUMERIC[] AS sums,
-    sum(
-        ('x' || left(md5(concat_ws(
-            '|',
-            hour_bucket,
-            operator_id,
-            total_messages,
-            delivered_messages,
-            failed_messages,
-            latency_sum_ms,
-            latency_sample_count,
-            coalesce(latency_p95_ms::TEXT, 'NULL'),
-            peak_tps,
-            error_count,
-            updated_at
-        )), 16))::BIT(64)::BIGINT
-    ) AS checksum
+    ]::NUMERIC[] AS sums
 FROM anlyt.operator_performance
 WHERE hour_bucket >= $1
   AND hour_bucket < $2

@@ -1,0 +1,196 @@
+"""A day's checksum is the same here and in ClickHouse, however its rows are cut, and another when any value is."""
+
+# ruff: noqa: S608 - the names are those of our own tables
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import structs
+
+from anlyt.archive import BEGINNING, END, make_tables, sums_there
+from anlyt.clickhouse import TABLES
+from anlyt.columns import RECORDS, WORD, read_piece
+from anlyt.errors import DifferenceFound
+from archives import archive_directory, archive_in
+from support import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from anlyt.clickhouse import ArchiveTable, ClickHouse
+
+FIRST = datetime(2026, 2, 27, tzinfo=UTC)
+IDS = [f"0000000{n}-aaaa-4bbb-8ccc-dddddddddddd" for n in range(3)]
+ODD_IDS = ["platform", 'a "quoted", id', "two\nlines", "", "Ü" * 50]
+EXTREMES = [2**63 - 1, 0, 1]
+COSTS = [Decimal("999999999999.999999"), Decimal("-999999999999.999999"), Decimal("0.100000")]
+each_table = pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    with archive_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def clickhouse(directory: Path) -> Iterator[ClickHouse]:
+    made = archive_in(directory)
+    yield made
+    run(made.close())
+
+
+def make_rows(table: ArchiveTable) -> list[tuple[Any, ...]]:
+    """Rows of three days, two of one month, with the largest and smallest values, and NULL where it may be."""
+    fields = structs.fields(RECORDS[table.name])
+    ids = ODD_IDS if table.key == "scope_id" else IDS
+    return [
+        tuple(_value(field.name, field.type, n, day, ids) for field in fields)
+        for day in range(3)
+        for n in range(len(ids))
+    ]
+
+
+def _value(name: str, kind: object, n: int, day: int, ids: Sequence[str]) -> object:
+    if name.endswith("_bucket"):
+        return FIRST + timedelta(days=day, hours=n if name == "hour_bucket" else 0)
+    plain: dict[object, object] = {
+        datetime: FIRST + timedelta(microseconds=123450 * n),
+        Decimal: COSTS[n % 3],
+        str: "ACCOUNT" if name == "scope" else ids[n],
+    }
+    if kind in plain:
+        return plain[kind]
+    if kind is not int:
+        return None if n else 2**31 - 1
+    if name in {"delivered_messages", "failed_messages", "pending_messages", "messages_delivered", "messages_failed"}:
+        return -EXTREMES[n % 3] - (n == 0)
+    return 2**31 - 1 if name == "peak_tps" else EXTREMES[n % 3]
+
+
+def as_csv(rows: Sequence[Sequence[object]]) -> bytes:
+    """As PostgreSQL's COPY writes it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_as_text(value) for value in row])
+    return text.getvalue().encode()
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, datetime):
+        return re.sub(r"\.?0+\+", "+", f"{value:%Y-%m-%d %H:%M:%S.%f+00}")
+    return value
+
+
+def checksums_of(table: ArchiveTable, rows: Sequence[Sequence[object]]) -> dict[datetime, int]:
+    return dict(read_piece(table.name, as_csv(rows), stream=False).checksums)
+
+
+@each_table
+def test_clickhouse_makes_the_same_checksum_of_what_it_was_sent(table: ArchiveTable, clickhouse: ClickHouse) -> None:
+    rows = make_rows(table)
+    piece = read_piece(table.name, as_csv(rows), stream=True)
+
+    async def scenario() -> None:
+        await make_tables(clickhouse)
+        await clickhouse.insert(table.name, piece.stream)
+        there = await sums_there(clickhouse, table, BEGINNING, END)
+
+        assert {day: sums.checksum for day, sums in there.items()} == {
+            day: Decimal(checksum) for day, checksum in piece.checksums.items()
+        }
+        assert sum(sums.row_count for sums in there.values()) == piece.row_count == len(rows)
+
+    run(scenario())
+
+
+@each_table
+def test_clickhouse_has_the_values_that_were_sent(table: ArchiveTable, clickhouse: ClickHouse) -> None:
+    rows = make_rows(table)
+
+    async def scenario() -> None:
+        await make_tables(clickhouse)
+        await clickhouse.insert(table.name, read_piece(table.name, as_csv(rows), stream=True).stream)
+        found = await clickhouse.fetch(f"SELECT * FROM {table.name}")
+
+        assert sorted(repr([str(value) for value in row.values()]) for row in found) == sorted(
+            repr([str(value) for value in row]) for row in rows
+        )
+
+    run(scenario())
+
+
+@each_table
+def test_rows_cut_into_pieces_in_any_order_add_up_to_the_same(table: ArchiveTable) -> None:
+    rows = make_rows(table)
+    whole = checksums_of(table, rows)
+    added: dict[datetime, int] = {}
+    for row in reversed(rows):
+        for day, checksum in checksums_of(table, [row]).items():
+            added[day] = (added.get(day, 0) + checksum) % WORD
+
+    assert added == whole
+    assert len(whole) == 3
+
+
+@each_table
+def test_a_change_of_any_value_changes_the_checksum_of_its_day_alone(table: ArchiveTable) -> None:
+    rows = make_rows(table)
+    whole = checksums_of(table, rows)
+    for place, value in enumerate(rows[0]):
+        if isinstance(value, datetime):
+            changed: object = value + timedelta(seconds=1)
+        elif isinstance(value, str):
+            changed = "platforn" if value == "platform" else "ACCOUNU" if value == "ACCOUNT" else IDS[1]
+        elif isinstance(value, Decimal):
+            changed = value - Decimal("0.000001")
+        else:
+            assert isinstance(value, int)
+            changed = value + (1 if value < 0 else -1)
+        found = checksums_of(table, [(*rows[0][:place], changed, *rows[0][place + 1 :]), *rows[1:]])
+
+        assert {day for day in whole if found[day] != whole[day]} == {FIRST}, place
+
+
+@each_table
+def test_values_that_change_places_change_the_checksum(table: ArchiveTable) -> None:
+    first, second, *rest = make_rows(table)
+    whole = checksums_of(table, [first, second, *rest])
+    for place, (one, other) in enumerate(zip(first, second, strict=True)):
+        swapped = [
+            (*first[:place], other, *first[place + 1 :]),
+            (*second[:place], one, *second[place + 1 :]),
+            *rest,
+        ]
+
+        assert (checksums_of(table, swapped)[FIRST] != whole[FIRST]) == (one != other), place
+
+
+def test_a_null_is_none_of_the_numbers() -> None:
+    (table,) = [each for each in TABLES if each.name == "operator_performance"]
+    place = [field.name for field in structs.fields(RECORDS[table.name])].index("latency_p95_ms")
+    row = make_rows(table)[0]
+    found = {
+        checksums_of(table, [(*row[:place], value, *row[place + 1 :])])[FIRST]
+        for value in (None, 0, -1, 2**31 - 1, -(2**31))
+    }
+
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("bad", [b"NaN", b"1e40", b"1.0000001"])
+def test_a_number_that_cannot_be_kept_exactly_is_refused(bad: bytes) -> None:
+    (table,) = [each for each in TABLES if each.name == "account_usage_daily"]
+    line = as_csv(make_rows(table)[:1]).replace(b"999999999999.999999", bad)
+
+    with pytest.raises(DifferenceFound, match="a row of account_usage_daily has a value that the archive cannot hold"):
+        read_piece(table.name, line, stream=False)

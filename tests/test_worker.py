@@ -19,7 +19,8 @@ from pydantic import SecretStr
 import fleet
 import oracle
 import pipeline
-from anlyt import jetstream, publishing
+from anlyt import jetstream, publishing, worker
+from anlyt.errors import DatabaseUnavailable, StreamUnavailable
 from anlyt.events import to_instant
 from fault_proxy import Fault, faulty
 from support import run, wait_until
@@ -97,6 +98,37 @@ def test_a_commit_of_unknown_outcome_is_counted_once(settings: Settings, fault: 
         return await pipeline.differences(settings, stored, datetime.now(UTC), totals=False)
 
     assert run(scenario()) == []
+
+
+def test_a_session_ended_between_the_steps_of_a_statement_is_met_by_reading_again(settings: Settings) -> None:
+    """Asyncpg then asks a protocol that is no longer there; any other mistake of that kind stays what it is."""
+
+    async def scenario() -> None:
+        async with pipeline.database(settings) as conn:
+            conn.terminate()
+            with pytest.raises(DatabaseUnavailable, match="ended in the middle"), worker._ended_after(conn, 60):
+                await conn._execute("SELECT 1", (), 1, None)
+        async with pipeline.database(settings) as conn:
+            with pytest.raises(AttributeError), worker._ended_after(conn, 60):
+                await conn.nothing_of_this_name()
+
+    run(scenario())
+
+
+def test_a_nats_server_that_hangs_up_at_once_is_one_that_cannot_be_reached() -> None:
+    async def hang_up(_: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        client.write(b'INFO {"server_id":"x","max_payload":1048576,"headers":true}\r\n')
+        await client.drain()
+        client.transport.abort()
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            for _ in range(30):
+                with pytest.raises(StreamUnavailable):
+                    await jetstream.connect(f"nats://127.0.0.1:{port}", name="test")
+
+    run(scenario())
 
 
 def test_partitions_change_under_a_live_stream(settings: Settings) -> None:

@@ -122,7 +122,8 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
             error_cb=errored,
         )
     except (OSError, nats.errors.Error, TimeoutError, StreamUnavailable) as error:
-        await client.close()
+        with suppress(OSError, nats.errors.Error):  # what was half connected may break while it is closed
+            await client.close()
         raise error if isinstance(error, StreamUnavailable) else _unreachable(url, error) from None
     connected = True
     return client

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from anlyt import jetstream, store
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
-from anlyt.errors import Retry, StreamUnavailable
+from anlyt.errors import DatabaseUnavailable, Retry, StreamUnavailable
 from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, rules_of, to_datetime
 from anlyt.jetstream import headers_size
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
@@ -503,7 +503,10 @@ def _batch(messages: list[Message], decoded: Decoded) -> store.Batch:
 
 @contextmanager
 def _ended_after(conn: Connection, seconds: float) -> Generator[None]:
-    """End the session when the block takes longer: a connection that hangs would hold up a cancellation, too."""
+    """End the session when the block takes longer: a connection that hangs would hold up a cancellation, too.
+
+    Whatever was being asked then has no answer; asyncpg says so by what it no longer finds. Raises DatabaseUnavailable.
+    """
 
     def give_up() -> None:
         log.error("session-too-slow", limit_s=seconds)
@@ -512,6 +515,10 @@ def _ended_after(conn: Connection, seconds: float) -> Generator[None]:
     timer = asyncio.get_running_loop().call_later(seconds, give_up)
     try:
         yield
+    except AttributeError as error:
+        if not conn.is_closed():
+            raise
+        raise DatabaseUnavailable(f"the session was ended in the middle of a statement: {error}") from error
     finally:
         timer.cancel()
 

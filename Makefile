@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 600
+SEEDS ?= 1..100
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long check gen lock bench bench-quick fuzz clean
+.PHONY: help setup run test test-long simulate check gen lock bench bench-quick fuzz clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +26,9 @@ test: setup ## all tests that fit in some minutes
 
 test-long: setup ## the tests that take longer
 	$(BIN)/python -m pytest -m long
+
+simulate: setup ## runs under faults drawn from seeds: make simulate SEEDS=1..1000
+	nice -n 19 $(BIN)/python tests/simulator.py --seeds $(SEEDS)
 
 check: setup ## format, lint, types, imports, generated files
 	$(BIN)/ruff format --check .

@@ -1,4 +1,7 @@
-"""A TCP proxy in front of PostgreSQL that breaks connections at COMMIT: before it, after it, or by going silent."""
+"""A TCP proxy that breaks connections: cuts, half-closes, holds, swallows, delays, and cuts PostgreSQL's at COMMIT.
+
+A lost commit has two forms: it never arrives, or its answer never does. Both look the same to the client.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+from support import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -23,12 +28,54 @@ class Fault(Enum):
     SILENT = "the server commits, the client waits for ever"
 
 
+class Link:
+    """One client's connection and the one to the server behind it."""
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.swallowed = False
+        self._server: asyncio.StreamWriter | None = None
+
+    def joined(self, server: asyncio.StreamWriter) -> None:
+        """The server has taken the connection."""
+        self._server = server
+
+    def cut(self) -> None:
+        """Reset both sides at once."""
+        self.client.transport.abort()
+        if self._server is not None:
+            self._server.transport.abort()
+        self.flowing.set()
+
+    def half_close(self) -> None:
+        """Tell the client that the server has nothing more to say."""
+        with suppress(OSError, RuntimeError):
+            self.client.write_eof()
+
+    async def pass_on(self, data: bytes, target: asyncio.StreamWriter, delay_s: float) -> None:
+        """Forward what arrived as things stand now."""
+        await self.flowing.wait()
+        if self.swallowed:
+            return
+        if delay_s:
+            await pause(delay_s)
+        target.write(data)
+        await target.drain()
+
+
 class FaultProxy:
-    """Forwards to a server. Each fault in `plan` is used up by one COMMIT; the others pass."""
+    """Forwards to a server. Each fault in `plan` is used up by one COMMIT; the others pass.
+
+    `delay_s` holds for every piece of data from now on; the other methods for the connections there are.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.plan: list[Fault] = []
         self.done: list[Fault] = []
+        self.delay_s = 0.0
+        self.links: list[Link] = []
         self._server = (host, port)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -44,24 +91,44 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def some(self, share: float) -> list[Link]:
+        """The first `share` of the connections, at least one of them if there is any."""
+        return self.links[: max(1, round(share * len(self.links)))]
+
+    def calm(self) -> None:
+        """No more faults; what was swallowed from is cut, because it can never be whole again."""
+        self.plan.clear()
+        self.delay_s = 0.0
+        for link in [*self.links]:
+            if link.swallowed:
+                link.cut()
+            link.flowing.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(*self._server)
-        back = asyncio.create_task(_copy(server_reader, writer))
+        link = Link(writer)
+        self.links.append(link)
+        tasks: list[asyncio.Task[None]] = []
         try:
-            await self._forward(reader, server_writer, server_reader, back)
-        except OSError:
+            server_reader, server_writer = await asyncio.open_connection(*self._server)
+            link.joined(server_writer)
+            back = asyncio.create_task(self._copy(link, server_reader, writer))
+            tasks.append(back)
+            await self._forward(link, reader, server_reader, server_writer, back)
+        except (OSError, EOFError):
             pass  # one of the two has gone
         finally:
-            back.cancel()
-            writer.transport.abort()
-            server_writer.transport.abort()
-            await asyncio.gather(back, return_exceptions=True)
+            link.cut()
+            self.links.remove(link)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _forward(
         self,
+        link: Link,
         client: asyncio.StreamReader,
-        server: asyncio.StreamWriter,
         answers: asyncio.StreamReader,
+        server: asyncio.StreamWriter,
         back: asyncio.Task[None],
     ) -> None:
         while data := await client.read(CHUNK_BYTES):
@@ -77,16 +144,13 @@ class FaultProxy:
                 if fault is Fault.SILENT:
                     await client.read()  # until the client has had enough
                 return
-            server.write(data)
-            await server.drain()
+            await link.pass_on(data, server, self.delay_s)
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(CHUNK_BYTES):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
+    async def _copy(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(CHUNK_BYTES):
+                await link.pass_on(data, writer, self.delay_s)
+            writer.close()
 
 
 @asynccontextmanager

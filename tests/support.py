@@ -44,6 +44,11 @@ async def wait_until(condition: Callable[[], Any], limit_s: float = 10, *, what:
         await asyncio.sleep(POLL_S)
 
 
+async def pause(seconds: float) -> None:
+    """Let time pass as a part of a fault: a slow line, a server that is away. To wait for something is `wait_until`."""
+    await asyncio.sleep(seconds)
+
+
 def free_port() -> int:
     """A port nobody listens on at the moment."""
     with socket.socket() as probe:

@@ -22,6 +22,7 @@ from anlyt.postgres import connect, ensure_partitions, open_pool
 from anlyt.settings import Settings
 from anlyt.telemetry import Telemetry
 from serving import key_for, problem_of, service
+from serving import listening as listening_live
 from support import run, wait_until
 
 if TYPE_CHECKING:
@@ -416,6 +417,30 @@ def test_every_answer_carries_the_security_headers(database_url: str) -> None:
     run(story())
 
 
+def test_head_is_answered_like_get_without_the_body(database_url: str) -> None:
+    """Files and live events, which would go on and on, end with their headers."""
+    files = ["/v1/metrics/hourly?format=csv", "/v1/accounts/usage?format=parquet"]
+
+    async def story() -> None:
+        async with listening_live(database_url) as url, service(database_url) as (_, conn):
+            headers = await key_for(conn, "PLATFORM")
+            async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
+                for path in [*ROUTES, "/v1/status", *OPEN, *files, "/v1/nowhere", "/v1/metrics/hourly?limit=x"]:
+                    wanted, got = await client.get(path), await client.head(path)
+
+                    assert (got.status_code, got.content) == (wanted.status_code, b""), path
+                    assert set(got.headers) == set(wanted.headers), path
+                    assert got.headers.get("content-type") == wanted.headers.get("content-type"), path
+                live = await client.head("/v1/live")
+
+                assert (live.status_code, live.content) == (200, b"")
+                assert live.headers["content-type"].startswith("text/event-stream")
+                assert (await client.head("/v1/events")).headers["allow"] == "POST"
+                assert (await client.head("/v1/status", headers={"authorization": "Bearer x"})).status_code == 401
+
+    run(story())
+
+
 def test_unknown_addresses_methods_bodies_and_representations_are_problems(database_url: str) -> None:
     async def story() -> None:
         async with service(database_url) as (client, conn):
@@ -432,7 +457,7 @@ def test_unknown_addresses_methods_bodies_and_representations_are_problems(datab
                 for answer in answers:
                     assert answer.status_code == status
                     problem_of(answer)
-            assert {answer.headers["allow"] for answer in wanted[405]} == {"GET"}
+            assert {answer.headers["allow"] for answer in wanted[405]} == {"GET, HEAD"}
             for accept in ("*/*", "application/json", "text/html;q=0.9, application/*;q=0.1", ""):
                 assert (await client.get("/v1/status", headers={**headers, "Accept": accept})).status_code == 200
 
@@ -568,7 +593,7 @@ def test_the_page_asks_nobody_else(database_url: str) -> None:
             assert response.headers["content-type"].startswith("text/html")
             assert not re.search(r"https?://|//[a-z]|style=|<script(?![^>]* src=)", response.text)
             for link in re.findall(r'(?:href|src)="(/[^"]+)"', response.text):
-                assert (await client.get(link)).status_code == 200
+                assert (await client.get(link)).status_code == (401 if link == "/v1/session" else 200)
 
     run(story())
 

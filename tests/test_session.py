@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 
 from anlyt import keys
 from anlyt.session import PLAIN_COOKIE, SECURE_COOKIE, SESSION_LIFETIME
-from serving import key_for, problem_of, service
+from serving import key_for, listening, problem_of, service
 from support import run
 
 if TYPE_CHECKING:
     import asyncpg
-    import httpx2
 
 ACCOUNT = "0b1d6f2e-0000-4000-8000-00000000acc1"
 LOCAL = "http://127.0.0.1:8080"
@@ -69,6 +69,25 @@ def test_over_https_the_cookie_is_bound_to_the_host_and_to_https(database_url: s
             # A cookie without the prefix could have been planted by a neighbour.
             planted = {"cookie": f"{PLAIN_COOKIE}={value}"}
             assert (await client.get("https://numbers.example/v1/session", headers=planted)).status_code == 401
+
+    run(story())
+
+
+@pytest.mark.parametrize(("believed", "status"), [("127.0.0.1", 200), ("10.0.0.0/8, ::1", 403)])
+def test_https_that_ends_at_a_proxy_counts_when_the_proxy_is_believed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, believed: str, status: int
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", believed)
+    passed_on = OWN_PAGE | {"host": "numbers.example", "x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.7"}
+
+    async def story() -> None:
+        async with listening(database_url) as url, service(database_url) as (_, conn):
+            key = (await key_for(conn, "PLATFORM"))["Authorization"].removeprefix("Bearer ")
+            async with httpx2.AsyncClient() as client:
+                response = await client.post(f"{url}/v1/session", json={"key": key}, headers=passed_on)
+
+            assert response.status_code == status
+            assert response.headers.get("set-cookie", "").startswith(SECURE_COOKIE) == (status == 200)
 
     run(story())
 

@@ -120,6 +120,7 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
         redirect_slashes=False,
         exception_handlers=web.EXCEPTION_HANDLERS,
     )
+    app.add_middleware(cast("Any", web.headed))
     app.add_middleware(cast("Any", web.cross_origin), origins=settings.cors_origins)
     app.add_middleware(cast("Any", web.protected), telemetry=telemetry)  # the last one is the outermost
     for name, report in REPORTS.items():

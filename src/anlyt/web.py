@@ -205,27 +205,33 @@ class Streamed(Response):
         super().__init__()
         self._write = write
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Write the answer, as long as somebody reads it."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the answer, as long as somebody reads it; nothing but its headers for a HEAD request."""
+        begun = asyncio.Event()
 
         async def begin(headers: Mapping[str, str]) -> None:
             pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
             await send({"type": "http.response.start", "status": 200, "headers": pairs})
+            begun.set()
 
         async def piece(body: bytes) -> None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         writing = asyncio.create_task(self._write(begin, piece), name="streamed answer")
         leaving = asyncio.create_task(_left(receive), name="wait for the caller to leave")
+        tasks: list[asyncio.Task[Any]] = [writing, leaving]
+        if scope["state"].get("head_only"):
+            tasks.append(asyncio.create_task(begun.wait(), name="wait for the headers"))
         try:
-            await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
                 writing.result()
+            if not leaving.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            for task in (writing, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _left(receive: Receive) -> None:
@@ -250,7 +256,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _allowed(request: Request) -> str:
     """The methods of an address: each has a route of its own, which knows of no other."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in routes for method in route.methods}))
+    methods = {method for route in routes for method in route.methods}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _on_unavailable(_request: Request, error: Exception) -> Response:
@@ -416,6 +423,27 @@ def cross_origin(app: ASGIApp, *, origins: Collection[str]) -> ASGIApp:
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in request
         answer = Response(status_code=204, headers=dict(CORS_PREFLIGHT)) if preflight and allowed else app
         await answer(scope, receive, send_allowed)
+
+    return run
+
+
+def headed(app: ASGIApp) -> ASGIApp:
+    """Middleware: HEAD is answered like GET, without the body. What writes itself ends with its headers."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        scope["state"]["head_only"] = True
+        as_get = {**scope, "method": "GET"}
+        try:
+            await app(as_get, receive, send_head)
+        finally:
+            scope["route"] = as_get.get("route")  # for the log
 
     return run
 

@@ -220,18 +220,20 @@ class Streamed(Response):
         writing = asyncio.create_task(self._write(begin, piece), name="streamed answer")
         leaving = asyncio.create_task(_left(receive), name="wait for the caller to leave")
         tasks: list[asyncio.Task[Any]] = [writing, leaving]
-        if scope["state"].get("head_only"):
+        head_only = scope["state"].get("head_only", False)
+        if head_only:
             tasks.append(asyncio.create_task(begun.wait(), name="wait for the headers"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
                 writing.result()
-            if not leaving.done():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            whole = writing.done() or (head_only and begun.is_set())
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if whole:  # and by now everything that it held is free
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _left(receive: Receive) -> None:

@@ -196,7 +196,7 @@ async def audit(settings: Settings, start: datetime, end: datetime, *, advance: 
     directory = Path(tempfile.mkdtemp(prefix="anlyt-audit-"))
     hours = _Range(first, last, Spill(directory))
     try:
-        nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-audit")
+        nc = await jetstream.connect_as(settings, name="anlyt-audit")
         try:
             info = await jetstream.stream_info(nc, settings.stream)
             snapshot = await _read_database(settings, hours, info)

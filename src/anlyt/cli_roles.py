@@ -159,6 +159,7 @@ def api(ctx: typer.Context) -> None:
 
     from anlyt import postgres, tokens, web
     from anlyt.api import build_app
+    from anlyt.credentials import identity_of
     from anlyt.live import Feed
     from anlyt.publishing import Publisher
     from anlyt.telemetry import Telemetry
@@ -172,7 +173,7 @@ def api(ctx: typer.Context) -> None:
             size_max=API_SESSIONS_MAX,
             statement_timeout_s=API_STATEMENT_TIMEOUT_S,
         )
-        publisher = Publisher(nats_url(settings), settings.stream, name="anlyt-api")
+        publisher = Publisher(nats_url(settings), settings.stream, name="anlyt-api", identity=identity_of(settings))
         clickhouse = find_archive(settings, somebody_waits=True)
         try:
             telemetry = Telemetry()

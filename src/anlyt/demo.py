@@ -86,7 +86,7 @@ async def load_history(settings: Settings, sample: Story, *, stop: asyncio.Event
     assert settings.nats_url is not None
     url = settings.database_url.get_secret_value()
     async with postgres.session(url, application="anlyt-demo") as conn:
-        nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-demo")
+        nc = await jetstream.connect_as(settings, name="anlyt-demo")
         try:
             await _wait_until_counted(conn, nc, settings.stream, stop)  # it may hold the history of an earlier start
             if stop.is_set():

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from anlyt import jetstream, jobs, postgres
 from anlyt.clickhouse import TABLES, statement
+from anlyt.credentials import LOOPBACK_HOSTS, plain_hosts
 from anlyt.errors import AnlytError, ArchiveUnavailable, ConfigurationError, Retry
 from anlyt.events import DEDUPE_WINDOW_US, SECOND_US, parse_instant
 from anlyt.postgres import sql
@@ -56,9 +57,26 @@ async def examine(settings: Settings, clickhouse: ClickHouse | None = None) -> l
     assert settings.nats_url is not None
     clocks: dict[str, float] = {}
     findings = await _examine_postgres(settings, settings.database_url.get_secret_value(), clocks)
-    findings += await _examine_nats(settings, settings.nats_url.get_secret_value(), clocks)
+    findings += await _examine_nats(settings, clocks)
     findings += await _examine_archive(clickhouse)
-    return [*findings, *_compare_clocks(clocks)]
+    return [*findings, *_compare_clocks(clocks), *_check_transport(settings)]
+
+
+def _check_transport(settings: Settings) -> list[Finding]:
+    """Addresses over which somebody on the way could read along, or be taken for the server."""
+    remedies = {
+        "ANLYT_DATABASE_URL": "add ?sslmode=verify-full&sslrootcert=/path/ca.pem to it",
+        "ANLYT_NATS_URL": "use tls:// addresses, and ANLYT_NATS_CA_FILE where the authority is your own",
+        "ANLYT_ARCHIVE_URL": "use clickhouses://",
+    }
+    findings = [
+        Finding("transport", "warning", f"{name} leads to {', '.join(hosts)} without verified TLS", remedies[name])
+        for name, hosts in plain_hosts(settings).items()
+    ]
+    if settings.http_host not in LOOPBACK_HOSTS:
+        text = f"the API takes plain HTTP on {settings.http_host}"
+        findings.append(Finding("transport", "warning", text, "let only a proxy that speaks TLS reach this port"))
+    return findings or [Finding("transport", "ok", "every connection that leaves this machine is encrypted")]
 
 
 async def _examine_archive(clickhouse: ClickHouse | None) -> list[Finding]:
@@ -286,10 +304,10 @@ async def _check_streams(conn: Connection[Record], settings: Settings) -> list[F
 # ---------------------------------------------------------------------------------------------------------------- NATS
 
 
-async def _examine_nats(settings: Settings, url: str, clocks: dict[str, float]) -> list[Finding]:
+async def _examine_nats(settings: Settings, clocks: dict[str, float]) -> list[Finding]:
     try:
-        nc = await jetstream.connect(url, name="anlyt-doctor")
-    except Retry as error:
+        nc = await jetstream.connect_as(settings, name="anlyt-doctor")
+    except (Retry, ConfigurationError) as error:
         return [Finding("NATS", "problem", str(error), "start the server or correct ANLYT_NATS_URL")]
     try:
         version = nc.connected_server_version
@@ -298,11 +316,24 @@ async def _examine_nats(settings: Settings, url: str, clocks: dict[str, float]) 
         findings = [
             Finding("NATS version", "ok" if new_enough else "problem", found, "" if new_enough else "upgrade it")
         ]
-        return [*findings, *await _check_stream(nc, settings, clocks), *await _check_room(nc, settings)]
+        findings += [*await _check_stream(nc, settings, clocks), *await _check_room(nc, settings)]
+        return [*findings, await _check_reader(nc, settings)]
     except AnlytError as error:
         return [Finding("stream", "problem", str(error), "run: anlyt migrate")]
     finally:
         await nc.close()
+
+
+async def _check_reader(nc: jetstream.Client, settings: Settings) -> Finding:
+    """Whether this user may do what a worker does to read; a consumer without acks comes and goes without a trace."""
+    try:
+        info = await jetstream.stream_info(nc, settings.stream)
+        reader = await jetstream.open_reader(nc, settings.stream, subject=None, after=info.last_seq)
+        await reader.close()
+    except AnlytError as error:
+        remedy = "grant this user the subjects of its role, see the page on security"
+        return Finding("NATS permissions", "problem", str(error), remedy)
+    return Finding("NATS permissions", "ok", f"this user may read {settings.stream}")
 
 
 async def _check_stream(nc: jetstream.Client, settings: Settings, clocks: dict[str, float]) -> list[Finding]:

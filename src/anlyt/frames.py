@@ -9,10 +9,12 @@ the server stops this client for good, as they do stop nats-py's.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
 
 import nats.aio.client
 import nats.errors
+from nats.aio.transport import TcpTransport
 from nats.protocol import parser
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     Sink = Callable[[bytes, bytes, bytes, bytes], None]  # subject, reply, headers, body; empty when there is none
 
+REFUSED: Final = "permissions violation"
+REFUSALS_KEPT: Final = 20
 LINE_BYTES_MAX: Final = 1_048_576  # of what is no message: INFO lists the servers of a cluster
 _CRLF: Final = b"\r\n"
 _WORD: Final = rb"[^ \t\r\n]+"  # as nats-server cuts a line into words; nats-py does at any white space
@@ -120,9 +124,16 @@ class Client(nats.aio.client.Client):
     the same message. And it closes for good at an error like expired credentials, where waiting is what helps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls_only: bool = False, public_key: str | None = None) -> None:
         super().__init__()
         self._ps = self._frames = Frames(self)
+        self._tls_only = tls_only
+        self._public_nkey = public_key
+        self._refusals: deque[str] = deque(maxlen=REFUSALS_KEPT)
+
+    def was_refused(self, subject: str) -> bool:
+        """Whether nats-server said lately that this user may not publish to `subject`."""
+        return any(f'"{subject.lower()}"' in refusal for refusal in self._refusals)
 
     async def subscribe_raw(self, subject: str, sink: Sink) -> Subscription:
         """Subscribe, with every message given to `sink` as it arrived; `sink` must neither wait nor raise."""
@@ -157,8 +168,25 @@ class Client(nats.aio.client.Client):
         except (IndexError, UnicodeDecodeError):
             return None
 
+    async def _process_connect_init(self) -> None:
+        """Let go of a connection that failed to become TLS: nats-py would wait for its end, which never comes."""
+        try:
+            await super()._process_connect_init()
+        except (OSError, TimeoutError):
+            if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - no public way
+                self._transport._io_writer.transport.abort()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the same
+            self._transport = None
+            raise
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's
+        """Nothing is sent before this: whoever takes TLS away on the line gets no password either."""
+        if self._tls_only and initial_connection and not info.get("tls_required"):
+            raise nats.errors.Error("the server offers no TLS, which the settings ask for")
+        await super()._process_info(info, initial_connection)
+
     async def _process_err(self, err_msg: str) -> None:
-        if "permissions violation" in err_msg:
+        if REFUSED in err_msg:
+            self._refusals.append(err_msg.lower())
             await super()._process_err(err_msg)
         else:
             await self._process_op_err(nats.errors.Error(f"nats-server said {err_msg}"))

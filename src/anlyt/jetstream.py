@@ -20,17 +20,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.errors
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from anlyt.credentials import Identity, connect_options, identity_of, needs_tls, public_key
 from anlyt.errors import ConfigurationError, StreamUnavailable
 from anlyt.events import DAY_US, Message, format_instant, parse_instant
-from anlyt.frames import Client, read_subject
+from anlyt.frames import REFUSED, Client, read_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nats.aio.subscription import Subscription
+
+    from anlyt.settings import Settings
 
 SLOT_BITS: Final = 4
 SLOTS: Final = 1 << SLOT_BITS
@@ -49,10 +53,13 @@ NOT_FOUND: Final = 404
 SUBJECTS_KNOWN_MAX: Final = 1_000  # remembered as text; more are read again
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 MESSAGE_ID_CHARS_MAX: Final = 512
+NOBODY: Final = Identity()  # user and password in the address, or none
 _LEFT_HEADER: Final = "Nats-Pending-Messages:"  # of a pull that ended: what it did not deliver
 _ACK_TOKENS_V1: Final = 9  # $JS.ACK.stream.consumer.delivered.stream_seq.consumer_seq.time.pending
 _ACK_SHIFT_V2: Final = 2  # v2 has the domain and the account in front of them
 _ID_ONLY: Final = re.compile(rb"NATS/1\.0\r\nNats-Msg-Id: ([!-~]+)\r\n\r\n")  # what most messages carry
+
+log = structlog.get_logger("anlyt.jetstream")
 
 
 class StreamInfo(Struct, frozen=True):
@@ -91,9 +98,26 @@ class JetStreamError(StreamUnavailable):
 # ---------------------------------------------------------------------------------------------------- connection, API
 
 
-async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
-    """A connection that reconnects by itself for ever. Raises StreamUnavailable when no server takes it at first."""
+async def connect_as(settings: Settings, *, name: str, on_disconnect: Callable[[], None] | None = None) -> Client:
+    """A connection to where the settings say, as who they say. Raises as `connect` does."""
+    assert settings.nats_url is not None  # the command line checks it
+    url = settings.nats_url.get_secret_value()
+    return await connect(url, name=name, on_disconnect=on_disconnect, identity=identity_of(settings))
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    on_disconnect: Callable[[], None] | None = None,
+    identity: Identity = NOBODY,
+) -> Client:
+    """A connection that reconnects by itself for ever. Raises StreamUnavailable when no server takes it at first.
+
+    And ConfigurationError for files of `identity` that cannot be used.
+    """
     servers = url.split(",")
+    options = connect_options(identity)
     attempts, connected = 0, False
 
     async def disconnected() -> None:
@@ -103,14 +127,17 @@ async def connect(url: str, *, name: str, on_disconnect: Callable[[], None] | No
     async def errored(error: Exception) -> None:
         """Give up when each server was tried once; later errors are told by the calls they break."""
         nonlocal attempts
+        if connected and REFUSED in str(error):
+            log.warning("nats-refused", cause=str(error), connection=name)
         attempts += 1
         if attempts >= len(servers) and not connected:  # the client itself would go on for ever
             raise _unreachable(url, error)
 
-    client = Client()
+    client = Client(tls_only=needs_tls(url, identity), public_key=public_key(identity))
     try:
         await client.connect(
             servers,
+            **options,
             name=name,
             connect_timeout=CONNECT_TIMEOUT_S,
             allow_reconnect=True,
@@ -142,6 +169,11 @@ async def request(nc: Client, api: str, body: dict[str, Any] | None = None) -> d
     try:
         reply = await nc.request(f"$JS.API.{api}", json.dumps(body or {}).encode(), timeout=REQUEST_TIMEOUT_S)
     except (OSError, nats.errors.Error, TimeoutError) as error:
+        if nc.was_refused(f"$JS.API.{api}"):
+            raise StreamUnavailable(
+                f"NATS does not let this user publish to $JS.API.{api}; grant it the subjects of its role, which the "
+                "page on security lists"
+            ) from None
         raise StreamUnavailable(f"JetStream does not answer {api}: {error or type(error).__name__}") from None
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import ssl
 from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
@@ -106,6 +107,8 @@ async def connect(
             return await _connect_host(address, application=application, statement_timeout_s=statement_timeout_s)
         except asyncpg.exceptions.ClientConfigurationError as error:
             raise ConfigurationError(f"ANLYT_DATABASE_URL is not an address anlyt can use: {error}") from None
+        except ssl.SSLError as error:  # of which some are ValueErrors
+            causes.append(f"{host}: {_describe(error)}")
         except ValueError:  # the driver's words may hold a part of the password
             raise ConfigurationError(_NO_ADDRESS) from None
         except _UNREACHABLE as error:

@@ -20,13 +20,14 @@ import nats.errors
 from msgspec import Struct
 
 from anlyt.errors import RequestError, StreamUnavailable, UsageError
-from anlyt.jetstream import MESSAGE_ID_HEADER, REQUEST_TIMEOUT_S, Outgoing, connect, message_id
+from anlyt.jetstream import MESSAGE_ID_HEADER, NOBODY, REQUEST_TIMEOUT_S, Outgoing, connect, message_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
     from nats.aio.msg import Msg
 
+    from anlyt.credentials import Identity
     from anlyt.frames import Client
     from anlyt.simulate import Publication
 
@@ -178,7 +179,8 @@ class Publisher:
     While nats-server is away every call fails soon, so that callers are told instead of being kept waiting.
     """
 
-    def __init__(self, url: str, stream: str, *, name: str) -> None:
+    def __init__(self, url: str, stream: str, *, name: str, identity: Identity = NOBODY) -> None:
+        self._identity = identity
         self._url = url
         self._stream = stream
         self._name = name
@@ -226,7 +228,7 @@ class Publisher:
             raise StreamUnavailable("NATS could not be reached a moment ago; publish the same again in a moment")
         try:
             async with asyncio.timeout(FIRST_CONNECT_S):
-                return await connect(self._url, name=self._name)
+                return await connect(self._url, name=self._name, identity=self._identity)
         except (StreamUnavailable, TimeoutError) as error:
             self._refused_until_s = time.monotonic() + RECONNECT_PAUSE_S
             raise StreamUnavailable(f"NATS cannot be reached: {error or 'no answer in time'}") from None

@@ -36,6 +36,18 @@ class Settings(BaseModel):
 
     database_url: SecretStr | None = Field(None, description="postgresql:// address; several hosts may be listed")
     nats_url: SecretStr | None = Field(None, description="nats:// or tls:// address; several separated by commas")
+    nats_ca_file: Path | None = Field(
+        None, description="certificates (PEM) of whoever signs NATS servers; nothing is sent without TLS then"
+    )
+    nats_cert_file: Path | None = Field(None, description="certificate (PEM) that this process shows to NATS")
+    nats_key_file: Path | None = Field(None, description="private key (PEM) of that certificate")
+    nats_creds_file: Path | None = Field(None, description="creds file (JWT and seed) of this process's NATS user")
+    nats_nkey_file: Path | None = Field(None, description="file with the nkey seed of this process's NATS user")
+    nats_inbox: str = Field(
+        "_INBOX",
+        pattern=r"^[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]{1,32}){0,3}$",
+        description="prefix of the subjects NATS answers to; of one's own, no other user can listen in",
+    )
     archive_url: SecretStr | None = Field(
         None,
         description="clickhouse://, clickhouses:// (TLS) or chdb:///directory (embedded); unset: there is no archive",
@@ -124,6 +136,21 @@ class Settings(BaseModel):
                 f"{' and '.join(missing)} must be set too: a token is checked by the issuer's keys, its issuer and its "
                 "audience, or not taken at all"
             )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _nats_files_fit_together(self) -> Self:
+        files = {name: getattr(self, name) for name in type(self).model_fields if re.fullmatch("nats_.*_file", name)}
+        given = [PREFIX + name.upper() for name, path in files.items() if path is not None]
+        if given and self.nats_url is None:
+            msg = f"{given[0]} says how to reach the NATS server of ANLYT_NATS_URL, which is not set"
+            raise ValueError(msg)
+        if (self.nats_cert_file is None) != (self.nats_key_file is None):
+            msg = "ANLYT_NATS_CERT_FILE and ANLYT_NATS_KEY_FILE are set together: a certificate and its key"
+            raise ValueError(msg)
+        if self.nats_creds_file is not None and self.nats_nkey_file is not None:
+            msg = "ANLYT_NATS_CREDS_FILE and ANLYT_NATS_NKEY_FILE are two ways to be one user; set one of them"
             raise ValueError(msg)
         return self
 

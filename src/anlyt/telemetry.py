@@ -106,6 +106,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "token-keys-unavailable": "The token issuer's keys could not be fetched; the last good ones serve for a day.",
     "names-unreadable": "The file of display names has changed and cannot be read; the names stay as they were.",
     "key-in-address": "A key, or a token, stood in the address of a request: other logs have it now, so revoke it.",
+    "nats-refused": "nats-server does not let this user publish or subscribe; the subject is in the line.",
     "stream-made": "The JetStream stream was missing and has been created.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
     "partition-owned": "This worker counts the partition from now on.",

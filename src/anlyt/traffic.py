@@ -99,7 +99,6 @@ async def publish_file(
 
 
 async def _open(settings: Settings) -> jetstream.Client:
-    assert settings.nats_url is not None
-    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-events")
+    nc = await jetstream.connect_as(settings, name="anlyt-events")
     await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
     return nc

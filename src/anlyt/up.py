@@ -102,7 +102,7 @@ async def prepare(settings: Settings) -> list[str]:
     applied = await postgres.migrate(url)
     async with postgres.session(url, application="anlyt-migrate") as conn:
         await postgres.ensure_partitions(conn, jobs.months_ahead(datetime.now(UTC)))
-    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-migrate")
+    nc = await jetstream.connect_as(settings, name="anlyt-migrate")
     try:
         await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
     finally:

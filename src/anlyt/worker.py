@@ -116,7 +116,6 @@ async def run(
     On the way there `on_progress` hears how far along the stream's sequences that is, and which is the last.
     Raises Retry when a server cannot be reached at the start; later on the worker waits for it to come back.
     """
-    assert settings.nats_url is not None  # the command line checks it
     lanes: dict[str, Lane] = {}
 
     def disconnected() -> None:
@@ -124,7 +123,7 @@ async def run(
             if lane.reader is not None:
                 lane.reader.mark_broken("the connection to NATS was lost")
 
-    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="anlyt-worker", on_disconnect=disconnected)
+    nc = await jetstream.connect_as(settings, name="anlyt-worker", on_disconnect=disconnected)
     context = Context(settings, nc, telemetry, crash, stop)
     try:
         info, made = await jetstream.ensure_stream(nc, settings.stream, settings.subjects)

@@ -38,7 +38,16 @@ PAGES = [
     ROOT / "examples/README.md",
     ROOT / "deploy/README.md",
 ]
-NO_METRICS = {"anlyt_reader", "anlyt_staff", "anlyt_tenant", "anlyt_session", "anlyt_scope", "anlyt_ids"}
+NO_METRICS = {
+    "anlyt_api",
+    "anlyt_writer",
+    "anlyt_reader",
+    "anlyt_staff",
+    "anlyt_tenant",
+    "anlyt_session",
+    "anlyt_scope",
+    "anlyt_ids",
+}
 WHOLE_BODY = b"[" + b",".join([b"1"] * (BATCH_BODY_EVENTS_MAX + 1)) + b"]"
 
 

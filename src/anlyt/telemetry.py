@@ -102,6 +102,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "live-waits": "Live readers hear nothing new: what changed cannot be read at the moment; tried again soon.",
     "live-reader-dropped": "A live reader did not take what was sent within 30 s; it may connect again.",
     "http-unavailable": "A request could not be answered because PostgreSQL could not be reached.",
+    "http-denied": "The role of ANLYT_DATABASE_URL may not do what was asked over HTTP; which right is in the line.",
     "token-keys-read": "The token issuer's keys were fetched; their ids.",
     "token-keys-unavailable": "The token issuer's keys could not be fetched; the last good ones serve for a day.",
     "names-unreadable": "The file of display names has changed and cannot be read; the names stay as they were.",

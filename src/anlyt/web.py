@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 import msgspec
 import structlog
 import uvicorn
-from asyncpg import InternalClientError, QueryCanceledError
+from asyncpg import InsufficientPrivilegeError, InternalClientError, QueryCanceledError
 from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -288,6 +288,15 @@ async def _on_archive_unavailable(_request: Request, error: Exception) -> Respon
     )
 
 
+async def _on_denied(_request: Request, error: Exception) -> Response:
+    log.warning("http-denied", cause=str(error))
+    return problem(
+        403,
+        "forbidden",
+        "the database role of this API may not write that; use the command anlyt dead-letters instead",
+    )
+
+
 async def _on_mistake(request: Request, _error: Exception) -> Response:
     """The cause is in the log: the server writes what passes here with its traceback."""
     return problem(
@@ -304,6 +313,7 @@ EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], C
     DatabaseUnavailable: _on_unavailable,
     StreamUnavailable: _on_stream_unavailable,
     ArchiveUnavailable: _on_archive_unavailable,
+    InsufficientPrivilegeError: _on_denied,
     # asyncpg says this when the server has ended an idle session and the end has not been noticed yet.
     InternalClientError: _on_unavailable,
     Exception: _on_mistake,

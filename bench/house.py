@@ -53,6 +53,9 @@ FILL_REST: Final = (
     FROM anlyt.metrics_hourly WHERE scope = 'OPERATOR'""",
     """INSERT INTO anlyt.latency_histograms
     SELECT hour_bucket, operator_id, 0, '{100}', ARRAY[latency_sample_count] FROM anlyt.operator_performance""",
+    """INSERT INTO anlyt.latency_days
+    SELECT date_trunc('day', hour_bucket, 'UTC'), operator_id, '{100}', ARRAY[sum(latency_sample_count)]
+    FROM anlyt.operator_performance GROUP BY 1, 2""",
     """INSERT INTO anlyt.account_usage_daily (day_bucket, account_id, messages_sent, messages_delivered,
         messages_failed, total_cost, total_segments)
     SELECT day_bucket, scope_id::UUID, total_messages, delivered_messages, failed_messages, total_cost, total_messages

@@ -16,7 +16,8 @@ import pytest
 import fleet
 import oracle
 import pipeline
-from anlyt import cli, reconcile
+from anlyt import cli, jobs, reconcile
+from anlyt.crash import CrashPoints
 from anlyt.errors import DifferenceFound
 from anlyt.postgres import ensure_partitions, session, sql
 from support import run
@@ -207,6 +208,39 @@ def test_differences_are_shown_up_to_a_limit_and_counted_beyond_it(
     run(scenario())
 
 
+def test_days_of_histograms_are_held_against_their_hours_bucket_by_bucket(settings: Settings) -> None:
+    url = address(settings)
+
+    async def scenario() -> None:
+        await count_traffic(settings, 14)
+        await jobs.run_job(url, "percentiles", CrashPoints())
+        assert await broken(url) == {}
+        async with session(url, application="test") as conn:
+            spoilt = {
+                "sample_counts[1] = sample_counts[1] + 1": "sample_counts",
+                "buckets[1] = buckets[1] + 1": "buckets",
+            }
+            for change, column in spoilt.items():
+                row = await conn.fetchrow("SELECT * FROM anlyt.latency_days ORDER BY day_bucket, operator_id LIMIT 1")
+                assert row is not None
+                key = (row["day_bucket"], row["operator_id"])
+                await conn.execute(
+                    f"UPDATE anlyt.latency_days SET {change} WHERE (day_bucket, operator_id) = ($1, $2)",  # noqa: S608 - above
+                    *key,
+                )
+                found = await broken(url)
+                await conn.execute("DELETE FROM anlyt.latency_days WHERE (day_bucket, operator_id) = ($1, $2)", *key)
+                missing = await broken(url)
+                await conn.execute("INSERT INTO anlyt.latency_days VALUES ($1, $2, $3, $4)", *row.values())
+
+                assert found.keys() == missing.keys() == {8}
+                assert column in {cell.column_name for cell in found[8].differences}
+                assert {(cell.bucket, cell.scope_id) for cell in missing[8].differences} == {(key[0], str(key[1]))}
+        assert await broken(url) == {}
+
+    run(scenario(), 120)
+
+
 # ---------------------------------------------------------------------------------------------------------- retention
 
 
@@ -321,7 +355,8 @@ def test_the_command_says_ok_for_each_identity_or_shows_the_cells_and_exits_with
     assert "identities 2, 3" in said.err
     assert cli.run(cli.app, ["reconcile", "--json"]) == 5
     document = json.loads(capsys.readouterr().out)
-    assert {entry["identity"]: entry["differences"] for entry in document} == {1: 0, 2: 1, 3: 1, 4: 0, 5: 0, 6: 0}
+    expected = {1: 0, 2: 1, 3: 1, 4: 0, 5: 0, 6: 0, 8: 0}
+    assert {entry["identity"]: entry["differences"] for entry in document} == expected
     [row] = document[2]["rows"]
     assert (row["column_name"], row["found"], row["expected"]) == ("total_cost", "0.000001", "0")
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anlyt.terminal import Advance
 
 TIMEOUT_S: Final = 900.0
+WORK_MEM: Final = "64MB"  # for each hash table and worker of PostgreSQL
 DIFFERENCES_SHOWN_MAX: Final = 100  # of each identity; the total is told as well
 DAYS_COMPARED_MAX: Final = 31  # days that differ are read row by row, the first of each table
 
@@ -35,7 +36,7 @@ DAYS_COMPARED_MAX: Final = 31  # days that differ are read row by row, the first
 class Identity(Struct, frozen=True):
     """What must hold, the statement that finds what breaks it, and from when on both sides must be there."""
 
-    number: int  # as the contract counts them
+    number: int  # for people: what they read in the output stays what it is
     name: str
     statement: str
     since: Literal["beginning", "hours", "days", "both"]
@@ -48,8 +49,8 @@ IDENTITIES: Final = (
     Identity(4, "operator_performance = OPERATOR in metrics_hourly", "reconcile/compare_operators", "hours"),
     Identity(5, "account_usage_daily = ACCOUNT in metrics_daily", "reconcile/compare_accounts", "days"),
     Identity(6, "latency_sample_count = samples in the histograms", "reconcile/compare_samples", "hours"),
+    Identity(8, "latency_days = merged histograms of the day's hours", "reconcile/compare_latency_days", "both"),
 )
-
 
 ARCHIVED: Final = Identity(7, "archive = PostgreSQL, on every day that is as it was copied", "", "beginning")
 
@@ -85,6 +86,7 @@ async def reconcile(url: str, clickhouse: ClickHouse | None = None, *, advance: 
         conn.transaction(isolation="repeatable_read", readonly=True),
     ):
         await conn.execute(sql("reconcile/hold_partitions"))  # first: the snapshot is taken by the next statement
+        await conn.execute(sql("reconcile/plan_for_all_rows"), WORK_MEM)
         horizons = await conn.fetchrow(sql("reconcile/read_horizons"))
         assert horizons is not None  # an aggregate has one row
         findings: list[Finding] = []

@@ -2,7 +2,7 @@
 -- $1 rows INTEGER (at most), $2 since TIMESTAMPTZ (the first day whose hours are all hot)
 WITH hours AS (
     SELECT
-        date_trunc('day', hour_bucket, 'UTC') AS day_bucket,
+        date_bin('1 day', hour_bucket, '2000-01-01 00:00:00+00') AS day_bucket,
         scope,
         scope_id,
         sum(total_messages) AS total,

@@ -33,6 +33,11 @@ OPERATOR = uuid.UUID("00000000-0000-4000-8000-000000000001")
 NOT_ARMED = CrashPoints()
 
 
+def as_array(values: Iterable[int]) -> str:
+    """As PostgreSQL writes an array."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
 async def add_samples(
     conn: Connection, samples: Iterable[int], *, hour: datetime = HOUR, operator: uuid.UUID = OPERATOR
 ) -> None:
@@ -40,11 +45,12 @@ async def add_samples(
     counts: dict[int, int] = {}
     for sample in samples:
         counts[latency_bucket(sample)] = counts.get(latency_bucket(sample), 0) + 1
-    second, who, n = int(hour.timestamp()), str(operator), len(counts)
+    second, who = int(hour.timestamp()), str(operator)
+    buckets = sorted(counts)
+    arrays = [as_array(buckets)], [as_array(counts[bucket] for bucket in buckets)]
     async with conn.transaction():
-        await conn.execute(
-            sql("ingest/add_latency_histograms"), [second] * n, [who] * n, list(counts), list(counts.values())
-        )
+        if buckets:
+            await conn.execute(sql("ingest/add_latency_histograms"), [second], [who], *arrays)
         row = [second], [who], *[[0]] * 4, [sum(counts.values())], [0], [0]
         await conn.execute(sql("ingest/add_operator_performance"), *row)
 
@@ -275,7 +281,7 @@ def test_a_segment_that_is_not_committed_yet_holds_nobody_up_and_is_merged_later
             await transaction.start()
             # The worker has appended its segment and has not come to operator_performance yet.
             second = int(HOUR.timestamp())
-            await worker.execute(sql("ingest/add_latency_histograms"), [second], [str(OPERATOR)], [50], [99])
+            await worker.execute(sql("ingest/add_latency_histograms"), [second], [str(OPERATOR)], ["{50}"], ["{99}"])
             assert (await jobs.run_job(database_url, "percentiles", NOT_ARMED))["segments_merged"] == 1
             assert await read_p95(conn) == 100
             await transaction.commit()

@@ -478,7 +478,7 @@ def _tell_letters(partition: str, letters: list[Letter]) -> None:
     """One line a batch, however many letters: how many of each reason, and where to look. Never what they hold."""
     if letters:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Tally(each.reason for each in letters).items())
-        log.warning("dead-letters-kept", partition=partition, reasons=reasons, sequence=letters[0].message.sequence)
+        log.info("dead-letters-kept", partition=partition, reasons=reasons, sequence=letters[0].message.sequence)
 
 
 def _chunks(messages: list[Message]) -> Iterator[list[Message]]:

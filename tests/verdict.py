@@ -16,7 +16,9 @@ import oracle
 import pipeline
 import publisher
 from anlyt import jetstream, reconcile
+from anlyt.errors import Retry
 from anlyt.events import to_datetime
+from support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from anlyt.settings import Settings
 
 SHOWN_MAX: Final = 5
+RECONCILE_LIMIT_S: Final = 120.0
 
 
 class Stored(NamedTuple):
@@ -72,14 +75,23 @@ async def judge(
     found = _lost_by_broker(traffic, stored)
     bodies = [traffic.copies[message.mark].told for message in stored]
     async with pipeline.database(settings) as conn:
-        extra = await _counted_beside(conn, traffic, bodies, found, losing=losing)
+        extra = await counted_beside(conn, traffic, bodies, found, losing=losing)
         found += await _wrong_letters(conn, settings.stream, traffic, stored)
         found += await _wrong_positions(conn, nc, settings)
     found += await pipeline.differences(settings, bodies + extra, now, totals=not reread, letters=not losing)
     assert settings.database_url is not None
-    for finding in await reconcile.reconcile(settings.database_url.get_secret_value()):
+    url = settings.database_url.get_secret_value()
+    for finding in await wait_until(lambda: reconciled(url), RECONCILE_LIMIT_S, what="reconcile is done"):
         found += [f"reconcile {finding.identity.name}: {finding.total}"] if finding.total else []
     return found
+
+
+async def reconciled(url: str) -> list[reconcile.Finding]:
+    """What reconcile finds; nothing when PostgreSQL has no time for a session."""
+    try:
+        return await reconcile.reconcile(url)
+    except Retry:
+        return []
 
 
 def _lost_by_broker(traffic: Traffic, stored: Sequence[Stored]) -> list[str]:
@@ -89,7 +101,7 @@ def _lost_by_broker(traffic: Traffic, stored: Sequence[Stored]) -> list[str]:
     return [f"{len(gone)} acknowledged messages are not in the stream"] if gone else []
 
 
-async def _counted_beside(
+async def counted_beside(
     conn: Connection, traffic: Traffic, bodies: Iterable[bytes], found: list[str], *, losing: bool
 ) -> list[bytes]:
     """What was counted and is no longer in the stream, as bodies of their own; more than may be goes to `found`."""

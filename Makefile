@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ_SECONDS ?= 600
 SEEDS ?= 1..100
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long simulate check gen lock bench bench-quick fuzz clean
+.PHONY: help setup run test test-long simulate check gen lock bench bench-quick fuzz sbom clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,10 @@ fuzz: setup ## a coverage-guided fuzzer on the decoder, for FUZZ_SECONDS (600)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
 	    --target fuzz/site -r fuzz/requirements.txt
 	PYTHONPATH=fuzz/site:tests $(BIN)/python fuzz/decoder.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
+
+sbom: setup ## the bill of materials of the lock (CycloneDX) in dist/sbom.json; what is installed must be what was locked
+	$(BIN)/python tools/sbom.py --check
+	$(BIN)/python tools/sbom.py dist/sbom.json
 
 lock: setup ## pin requirements.txt anew (needs uv on the PATH)
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anlyt.errors import ConfigurationError
-from anlyt.settings import CONFIG_VARIABLE, PREFIX, Settings, format_duration, load, parse_duration
+from anlyt.settings import CONFIG_VARIABLE, PREFIX, Settings, exposed_file, format_duration, load, parse_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -233,3 +233,22 @@ def test_origins_are_a_list_of_exact_ones() -> None:
 def test_origins_that_could_be_anybody_are_refused(origins: str) -> None:
     with pytest.raises(ConfigurationError, match=r"ANLYT_CORS_ORIGINS is .* but must be at most 20 origins"):
         load({}, {"ANLYT_CORS_ORIGINS": f"https://good.test,{origins}"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "url", "told"),
+    [
+        (0o600, "postgresql://anlyt:secret@h/a", False),
+        (0o640, "postgresql://anlyt:secret@h/a", True),
+        (0o604, "postgresql://anlyt:secret@h/a", True),
+        (0o644, "postgresql:///a", False),
+    ],
+)
+def test_a_file_with_a_password_that_others_may_read_is_told(tmp_path: Path, mode: int, url: str, told: bool) -> None:  # noqa: FBT001 - a column of a table
+    file = tmp_path / "anlyt.toml"
+    file.write_text(f'database_url = "{url}"')
+    file.chmod(mode)
+
+    assert exposed_file({"config": str(file)}, {}) == exposed_file({}, {"ANLYT_CONFIG": str(file)})
+    assert (exposed_file({"config": str(file)}, {}) == file) == told
+    assert exposed_file({}, {}) is None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from anlyt.errors import AnlytError, ConfigurationError, UsageError
+from anlyt.talk import say
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,6 +56,9 @@ def read_settings(ctx: typer.Context, **flags: object) -> Settings:
 
     settings = settings_module.load(ctx.obj | flags)
     telemetry.configure_logs(settings.log_format, settings.log_level)
+    exposed = settings_module.exposed_file(ctx.obj)
+    if exposed is not None:
+        say(f"{exposed} holds a password, and others may read it; run: chmod 600 {exposed}")
     return settings
 
 

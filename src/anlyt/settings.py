@@ -26,6 +26,7 @@ CONFIG_VARIABLE: Final = "ANLYT_CONFIG"
 PARTITIONS_MAX: Final = 16
 MESSAGE_AGE_MAX: Final = timedelta(days=60)
 ORIGINS_MAX: Final = 20
+OTHERS_MAY_READ: Final = 0o044  # of a file's mode
 _ORIGIN: Final = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
@@ -185,6 +186,17 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = No
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
+
+
+def exposed_file(flags: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Path | None:
+    """The settings file, when it holds an address with a password and others than its owner may read it."""
+    environment = os.environ if environment is None else environment
+    path = flags.get("config") or environment.get(CONFIG_VARIABLE)
+    if not path or not Path(str(path)).stat().st_mode & OTHERS_MAY_READ:
+        return None
+    secret = {name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)}
+    found = [str(value) for name, value in _read_file(Path(str(path))).items() if name in secret]
+    return Path(str(path)) if any("@" in value for value in found) else None
 
 
 def _is_safe(url: str) -> bool:

@@ -167,6 +167,33 @@ def test_every_command_that_is_named_exists_with_its_options(page: Path) -> None
         assert {word for word in words if word.startswith("--")} <= set(options), f"anlyt {' '.join(words)}"
 
 
+def requests_of(text: str) -> Iterator[tuple[str, str, set[str]]]:
+    """Method, path and parameters of every curl command a page shows."""
+    for block in blocks(text, "sh"):
+        for command in re.findall(r"^curl .*$", block.replace("\\\n", " "), re.MULTILINE):
+            found = re.search(r"(?:http://127\.0\.0\.1:8080|\$\{?[A-Z_]+\}?)(/[\w./$-]*)(?:\?([^'\" ]*))?", command)
+            assert found, command
+            method = re.search(r"-X (\w+)", command)
+            sends = "POST" if re.search(r"--data|--json| -d ", command) else "GET"
+            names = {pair.partition("=")[0] for pair in (found[2] or "").split("&") if pair}
+            yield method[1] if method else sends, found[1], names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_request_that_is_shown_is_one_of_the_api(page: Path) -> None:
+    described = json.loads(text_of("docs/reference/openapi.json"))["paths"]
+    for method, path, names in requests_of(text_of(page)):
+        if path in {"/openapi.json", "/asyncapi.json", "/docs"}:
+            continue
+        operation = described[path][method.lower()]
+
+        assert names <= {parameter["name"] for parameter in operation.get("parameters", [])}, f"{method} {path}"
+
+
+def test_there_are_requests_to_look_at() -> None:
+    assert len(list(requests_of(text_of("docs/http-api.md")))) >= 5
+
+
 def test_the_help_of_every_command_that_is_named_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     paths = {tuple(find_command(words)[0]) for page in PAGES for words in commands(text_of(page))}
 

@@ -162,6 +162,6 @@ async function signOut() {
 }
 
 const footer = () =>
-  h("footer", {}, h("p", {}, "All times are UTC. Each event is counted exactly once."), h("p", {}, h("a", { href: "/openapi.json" }, "API description")));
+  h("footer", {}, h("p", {}, "All times are UTC. Each event is counted exactly once."), h("p", {}, h("a", { href: "/docs" }, "The API behind these numbers")));
 
 start();

@@ -288,12 +288,14 @@ function cut(series, plot, scale, { x, format }) {
   const labels = []; // [left, right] of those that are written; the highest goes first, and none over another
   return peaks.toSorted((a, b) => over[b] - over[a]).map((at) => {
     const text = format(over[at]);
-    const toLeft = x(at) > plot.left + plot.width * 0.75;
-    const start = toLeft ? x(at) - 8 - text.length * DIGIT_PX : x(at) + 8;
-    const place = [start, start + text.length * DIGIT_PX];
-    const free = labels.every(([left, right]) => place[1] < left - 12 || place[0] > right + 12);
-    if (free) labels.push([Math.min(place[0], x(at) - 4), Math.max(place[1], x(at) + 4)]);
-    return s("g", { class: "cut" }, s("path", { d: `M${x(at) - 4} ${plot.top - 3}h8l-4 -6z` }), free && s("text", { x: toLeft ? x(at) - 8 : start, y: plot.top - 2, "text-anchor": toLeft ? "end" : "start" }, text));
+    const width = text.length * DIGIT_PX;
+    const places = [[x(at) + 8, x(at) + 8 + width, "start"], [x(at) - 8 - width, x(at) - 8, "end"]];
+    if (x(at) > plot.left + plot.width * 0.75) places.reverse();
+    const isFree = ([from, to]) =>
+      labels.every(([left, right]) => to < left - 12 || from > right + 12) && peaks.every((other) => other === at || to < x(other) - 6 || from > x(other) + 6);
+    const place = places.find((each) => each[0] >= plot.left && each[1] <= plot.left + plot.width && isFree(each));
+    if (place) labels.push([Math.min(place[0], x(at) - 4), Math.max(place[1], x(at) + 4)]);
+    return s("g", { class: "cut" }, s("path", { d: `M${x(at) - 4} ${plot.top - 3}h8l-4 -6z` }), place && s("text", { x: place[2] === "end" ? place[1] : place[0], y: plot.top - 2, "text-anchor": place[2] }, text));
   });
 }
 

@@ -17,7 +17,6 @@ import os
 import random
 import sys
 import time
-import uuid
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,19 +27,19 @@ from anlyt.access import make_grant
 from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
 from anlyt.postgres import ensure_partitions, session
 from anlyt.settings import Settings, load
+from flood import ACCOUNTS, OPERATORS, event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from asyncpg import Connection
 
 DAYS = 90
 QUICK_DAYS = 4
-ACCOUNTS = [f"{n:08x}-0000-4000-8000-00000000acc0" for n in range(1_000)]
-OPERATORS = [f"{n:08x}-0000-4000-8000-0000000000e0" for n in range(20)]
 PROBE = "ffffffff-0000-4000-8000-00000000acc0"
 CLIENTS = (1, 16)
-RATE = 5_000  # events a second while marks are published
+RATES = (5_000, 30_000)  # events a second while marks are published
+READING_RATE = 20_000  # events a second while routes are asked
 MARK_PERIOD_S = 0.02
 LATENCY_BUCKETS = 120  # of one operator's hour
 EXPORT_ROWS = 1_000_000
@@ -165,7 +164,7 @@ async def make_keys(conn: Connection) -> dict[str, list[str]]:
 
 
 @asynccontextmanager
-async def process(settings: Settings, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(settings: Settings, *words: str) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A role of anlyt as a process of its own."""
     values = {
         "DATABASE_URL": settings.database_url and settings.database_url.get_secret_value(),
@@ -186,7 +185,7 @@ async def process(settings: Settings, *words: str) -> AsyncIterator[asyncio.subp
 
 
 @asynccontextmanager
-async def world(directory: Path, days: int) -> AsyncIterator[World]:
+async def world(directory: Path, days: int) -> AsyncGenerator[World]:
     """The servers, a filled database and the API."""
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(EmbeddedPostgres(directory / "postgres"))
@@ -329,28 +328,31 @@ async def measure_exports(where: World) -> dict[str, dict[str, float]]:
     return tables
 
 
-def event(account: str, operator: str, now: str) -> bytes:
-    """A submitted message."""
-    return (
-        f'{{"specversion":"1.0","id":"{uuid.uuid4()}","source":"/bench","type":"message.submitted","time":"{now}",'
-        f'"data":{{"messageId":"m","accountId":"{account}","operatorId":"{operator}","cost":"0.045000"}}}}'
-    ).encode()
+@asynccontextmanager
+async def flood(where: World, rate: int) -> AsyncGenerator[None]:
+    """So many events a second are published and counted, and the jobs run."""
+    nats_url = where.settings.nats_url
+    assert nats_url is not None
+    env = os.environ | {"NATS_URL": nats_url.get_secret_value(), "SUBJECT": "bench.events.x"}
+    async with process(where.settings, "worker"), process(where.settings, "jobs", "loop"):
+        words = (sys.executable, str(Path(__file__).with_name("flood.py")), str(rate))
+        publisher = await asyncio.create_subprocess_exec(*words, env=env)
+        try:
+            yield
+        finally:
+            publisher.kill()
+            await publisher.wait()
 
 
 async def publish(where: World, seconds: float, published: list[float]) -> None:
-    """RATE events a second, and a mark every MARK_PERIOD_S: the moment before each is noted."""
+    """A mark every MARK_PERIOD_S: the moment before each is noted."""
     nats_url = where.settings.nats_url
     assert nats_url is not None
     nc = await jetstream.connect(nats_url.get_secret_value(), name="bench")
-    rng = random.Random(1)
-    begun, sent = time.perf_counter(), 0
-    while (passed := time.perf_counter() - begun) < seconds:
-        now = datetime.now(UTC).isoformat()
-        for _ in range(int(passed * RATE) - sent):
-            await nc.publish("bench.events.x", event(rng.choice(ACCOUNTS), rng.choice(OPERATORS), now))
-            sent += 1
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
         published.append(time.perf_counter())
-        await nc.publish("bench.events.x", event(PROBE, OPERATORS[0], now))
+        await nc.publish("bench.events.x", event(PROBE, OPERATORS[0], datetime.now(UTC).isoformat()))
         await asyncio.sleep(MARK_PERIOD_S)
     await nc.flush()
     await nc.close()
@@ -360,6 +362,14 @@ def note(published: list[float], seen: list[float], total: int) -> None:
     """The marks up to `total` are there now."""
     now = time.perf_counter()
     seen += [(now - at) * 1_000 for at in published[len(seen) : total]]
+
+
+async def count_marks(where: World) -> int:
+    """Marks that have been counted so far."""
+    client = await Client.connect(where, where.keys["probe"][0])
+    rows = json.loads(await client.ask("/v1/metrics/hourly?from=-3h"))["data"]
+    client.close()
+    return sum(row["totalMessages"] for row in rows)
 
 
 async def poll(where: World, published: list[float], seen: list[float], more: Callable[[], bool]) -> None:
@@ -387,19 +397,20 @@ async def hear(where: World, published: list[float], heard: list[float], *, more
     client.close()
 
 
-async def measure_readable(where: World, seconds: float) -> dict[str, float]:
+async def measure_readable(where: World, seconds: float, rate: int) -> dict[str, float]:
     """Milliseconds from just before a mark is published until an answer, and a live event, has counted it."""
     published: list[float] = []
     seen: list[float] = []
     heard: list[float] = []
-    async with process(where.settings, "worker"), process(where.settings, "jobs", "loop"):
+    before = await count_marks(where)
+    async with flood(where, rate):
         warm: list[float] = []
         await publish(where, 2, warm)
         async with asyncio.timeout(seconds + 60):
-            await poll(where, warm, [], lambda: False)
-        published += [0.0] * len(warm)
-        seen += [math.nan] * len(warm)  # what was there before counts in the rows, not in the figures
-        heard += [math.nan] * len(warm)
+            await poll(where, [0.0] * before + warm, [], lambda: False)
+        published += [0.0] * (before + len(warm))
+        seen += [math.nan] * len(published)  # what was there before counts in the rows, not in the figures
+        heard += [math.nan] * len(published)
         publishing = asyncio.create_task(publish(where, seconds, published))
         listening = asyncio.create_task(hear(where, published, heard, more=lambda: not publishing.done()))
         async with asyncio.timeout(seconds + 60):
@@ -407,11 +418,23 @@ async def measure_readable(where: World, seconds: float) -> dict[str, float]:
             await publishing
             await listening
     seen, heard = (sorted(value for value in values if not math.isnan(value)) for values in (seen, heard))
-    return {"events/s": RATE, "marks": len(seen)} | {
+    return {"events/s": rate, "marks": len(seen)} | {
         f"{name}, p{percent} ms": rank(values, percent)
         for name, values in (("in an answer", seen), ("in a live event", heard))
         for percent in (50, 99)
     }
+
+
+async def measure_beside(where: World, requests: int) -> dict[str, dict[str, float]]:
+    """p50 and p99 of every route for many clients while events are counted."""
+    tables: dict[str, dict[str, float]] = {}
+    clients = max(CLIENTS)
+    async with flood(where, READING_RATE):
+        for name, route in routes().items():
+            took = await ask_again(where, route, clients, requests)
+            for title, percent in (("p50 ms", 50), ("p99 ms", 99)):
+                tables.setdefault(f"{clients} + ingest: {title}", {})[name] = rank(took, percent)
+    return tables
 
 
 async def measure(directory: Path, *, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -421,4 +444,6 @@ async def measure(directory: Path, *, quick: bool = False) -> dict[str, dict[str
         tables = await measure_routes(where, requests)
         if not quick:
             tables |= await measure_exports(where)
-        return tables | {"published to readable": await measure_readable(where, seconds)}
+        for rate in RATES[:1] if quick else RATES:
+            tables[f"readable, {rate // 1000},000/s"] = await measure_readable(where, seconds, rate)
+        return tables | await measure_beside(where, requests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anlyt.errors import RequestError
-from anlyt.periods import DAY, HOT_DAYS, HOT_HOURS, HOUR, SPANS_MAX, Span, cut, find_buckets, read_zone
+from anlyt.periods import DAY, HOT_DAYS, HOT_HOURS, HOUR, SPANS_MAX, Span, by_whole_days, cut, find_buckets, read_zone
 
 NOW = datetime(2026, 6, 1, 10, 37, tzinfo=UTC)
 ZONES = [
@@ -140,3 +141,40 @@ def test_whole_days_can_be_summed_when_their_hours_are_gone() -> None:
 
     assert buckets.days[0] == at("2025-06-02")
     assert min(buckets.hours) >= at("2026-06-01")
+
+
+@given(
+    start=st.datetimes(datetime(2026, 3, 20), datetime(2026, 5, 25)).map(  # noqa: DTZ001 - hypothesis wants them so
+        lambda moment: moment.replace(minute=0, second=0, microsecond=0, tzinfo=UTC)
+    ),
+    hours=st.integers(1, 120),
+    name=st.sampled_from(ZONES),
+    border=st.one_of(st.none(), st.integers(0, 120)),
+)
+def test_whole_days_less_some_hours_are_the_same_hours(
+    start: datetime, hours: int, name: str, border: int | None
+) -> None:
+    hours_from = None if border is None else start + border * HOUR
+    spans = cut(start, start + hours * HOUR, "day", zone(name))
+    asked = find_buckets(spans, NOW)
+    some = list(zip(asked.hours, asked.hour_spans, strict=True))
+    found, signs = by_whole_days(asked, hours_from)
+
+    def count(hours: list[datetime], spans: list[int], signs: list[int]) -> Counter[tuple[datetime, int]]:
+        counted: Counter[tuple[datetime, int]] = Counter()
+        for hour, span, sign in zip(hours, spans, signs, strict=True):
+            counted[hour, span] += sign
+        return counted
+
+    whole = [(day + n * HOUR, span) for day, span in zip(found.days, found.day_spans, strict=True) for n in range(24)]
+    wanted = Counter(some) + Counter(
+        (day + n * HOUR, span) for day, span in zip(asked.days, asked.day_spans, strict=True) for n in range(24)
+    )
+    rows = count(found.hours, found.hour_spans, signs)
+    rows.update(whole)
+
+    assert {place: n for place, n in rows.items() if n} == dict(wanted)
+    assert len(found.hours) + len(found.days) <= len(asked.hours) + len(asked.days)
+    assert hours_from is None or all(
+        hour >= hours_from or (hour, span) in some for hour, span in zip(found.hours, found.hour_spans, strict=True)
+    )

@@ -152,7 +152,9 @@ PLANS: Final[dict[str, Plan]] = {
     "read/list_hourly_of_ids": Plan((*PERIOD, FROM_START, "", "", SCOPES, [ID], 30), rows=30, days=2),
     "read/list_last_runs": Plan((), rows=12),
     "read/list_operators": Plan((*PERIOD, FROM_START, NO_ID, None, 30), rows=40, days=2),
-    "read/merge_latencies": Plan((*SPANS, None, False), rows=(24 + 30 + 1) * OPERATORS, days=31),
+    "read/merge_latencies": Plan(
+        (*SPANS[:2], [1] * len(SPANS[0]), *SPANS[2:], None, False), rows=(24 + 30 + 1) * OPERATORS, days=31
+    ),
     "read/sum_ids": Plan(
         (HOURS, DAYS_BACK, "ACCOUNT", [ID], "totalMessages", True, 10, *NO_SUMS.values), rows=24 + 30, days=2
     ),

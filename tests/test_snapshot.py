@@ -137,7 +137,7 @@ STATEMENTS = {
     "list_accounts": (*PERIOD, NIL, ACCOUNTS, 1000),
     "sum_ids": ([HOUR], [], "ACCOUNT", None, "totalMessages", True, 1000, *NO_SUMS.values),
     "sum_spans": ([HOUR], [0], [], [], "ACCOUNT", None, *NO_SUMS.values),
-    "merge_latencies": ([HOUR], [0], [], [], OPERATORS, True),
+    "merge_latencies": ([HOUR], [0], [1], [], [], OPERATORS, True),
 }
 
 

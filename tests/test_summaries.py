@@ -456,6 +456,7 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
             span = cut(TODAY - 55 * DAY - 5 * HOUR, TODAY, "none")
             buckets = find_buckets(span, NOW)
             places = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
+            signed = (*places[:2], [1] * len(buckets.hours), *places[2:])
             order, each = ("totalCost", True, 10), False
             account = make_grant("ACCOUNT", ACCOUNTS[:1], ["metrics:read"])
             operator = make_grant("OPERATOR", OPERATORS[:1], ["metrics:read"])
@@ -465,7 +466,7 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
                 await plan(
                     conn, STAFF, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order, *NO_SUMS.values
                 ),
-                await plan(conn, operator, "read/merge_latencies", *places, OPERATORS[:1], each),
+                await plan(conn, operator, "read/merge_latencies", *signed, OPERATORS[:1], each),
             ]
 
             plans = [json.loads(text)[0]["Plan"] for text in texts]

@@ -9,6 +9,7 @@ whole hours has days that no sum of hours is, and is refused.
 from __future__ import annotations
 
 import zoneinfo
+from collections import defaultdict
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -103,6 +104,29 @@ def find_buckets(spans: Sequence[Span], now: datetime, *, archived: bool = False
             "begin at midnight UTC (a date), with groupBy=none, scopeId, day or month and timezone=UTC",
         )
     return buckets
+
+
+def by_whole_days(buckets: Buckets, hours_from: datetime | None = None) -> tuple[Buckets, list[int]]:
+    """The same rows as fewer ones, for sums that can be taken from each other, and the sign of each hour: +1 or -1.
+
+    A day of which most hours are wanted becomes the whole day less the others, so a local day takes a few rows. Hours
+    before `hours_from` are not to be had.
+    """
+    wanted: defaultdict[tuple[int, datetime], set[datetime]] = defaultdict(set)
+    for hour, span in zip(buckets.hours, buckets.hour_spans, strict=True):
+        wanted[span, hour.replace(hour=0)].add(hour)
+    found, signs = Buckets([], [], [*buckets.days], [*buckets.day_spans]), list[int]()
+    for (span, day), hours in wanted.items():
+        others = [hour for hour in _steps(day, day + DAY, HOUR) if hour not in hours]
+        whole = len(others) < len(hours) and (hours_from is None or day >= hours_from)
+        if whole:
+            found.days.append(day)
+            found.day_spans.append(span)
+        rows = others if whole else sorted(hours)
+        found.hours.extend(rows)
+        found.hour_spans.extend([span] * len(rows))
+        signs += [-1 if whole else 1] * len(rows)
+    return found, signs
 
 
 def split_buckets(buckets: Buckets, hours_from: datetime, days_from: datetime) -> tuple[Buckets, Buckets]:

@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 
 from anlyt.access import PLATFORM_ID, Scope, see
 from anlyt.cold import DAYS, HOURS, NO_SUMS, ColdSums, Source, Wanted, joined, sum_buckets, sum_ids
-from anlyt.periods import Buckets, GroupBy, Span, find_buckets, split_buckets
+from anlyt.periods import Buckets, GroupBy, Span, by_whole_days, find_buckets, split_buckets
 from anlyt.postgres import sql
 from anlyt.reports import Freshness, Meta, quotient, read_freshness
 from anlyt.rollup import latency_value
@@ -168,7 +168,8 @@ async def _find(
         groups = len(places)
     histograms: Mapping[Place, Histogram] = {}
     if query.scope == "OPERATOR":  # other scopes have none
-        histograms = await _read_histograms(conn, buckets, ids, each=each)
+        hours_from = None if cold is None else cold.border(HOURS)
+        histograms = await _read_histograms(conn, by_whole_days(buckets, hours_from), ids, each=each)
     return {place: (found.get(place), histograms.get(place)) for place in places}, groups
 
 
@@ -199,10 +200,11 @@ async def _sum_archived(cold: Cold, query: SummaryQuery, ids: list[str] | None, 
 
 
 async def _read_histograms(
-    conn: AnyConnection, buckets: Buckets, ids: list[str] | None, *, each: bool
+    conn: AnyConnection, signed: tuple[Buckets, list[int]], ids: list[str] | None, *, each: bool
 ) -> Mapping[Place, Histogram]:
     """The latency samples of operators by place."""
-    rows = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
+    buckets, signs = signed
+    rows = (buckets.hours, buckets.hour_spans, signs, buckets.days, buckets.day_spans)
     records = await conn.fetch(sql("read/merge_latencies"), *rows, ids, each)
     return {(record["span"], record["scope_id"]): (record["buckets"], record["sample_counts"]) for record in records}
 

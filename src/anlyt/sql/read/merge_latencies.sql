@@ -1,9 +1,9 @@
 -- The latency samples of operators by span, and by operator if that is wanted, as one histogram each: whole days from
 -- what the percentile job has merged and the segments it has not, other hours from all their segments; added up bucket by
 -- bucket, so that percentiles come from the samples and are never averaged.
--- $1 hour buckets TIMESTAMPTZ[], $2 the span of each INTEGER[]
--- $3 day buckets TIMESTAMPTZ[], $4 the span of each INTEGER[]
--- $5 ids UUID[], NULL for all; $6 each operator for itself BOOLEAN
+-- $1 hour buckets TIMESTAMPTZ[], $2 the span of each INTEGER[], $3 1, or -1 to take it from its day INTEGER[]
+-- $4 day buckets TIMESTAMPTZ[], $5 the span of each INTEGER[]
+-- $6 ids UUID[], NULL for all; $7 each operator for itself BOOLEAN
 SELECT
     span,
     scope_id,
@@ -12,43 +12,43 @@ SELECT
 FROM (
     SELECT
         part.span,
-        CASE WHEN $6::BOOLEAN THEN part.operator_id::TEXT END AS scope_id,
+        CASE WHEN $7::BOOLEAN THEN part.operator_id::TEXT END AS scope_id,
         sample.bucket,
-        sum(sample.sample_count)::BIGINT AS sample_count
+        sum(part.sign * sample.sample_count)::BIGINT AS sample_count
     FROM (
-        SELECT place.span, hit.*
-        FROM unnest($3::TIMESTAMPTZ[], $4::INTEGER[]) AS place (bucket, span)
+        SELECT place.span, 1 AS sign, hit.*
+        FROM unnest($4::TIMESTAMPTZ[], $5::INTEGER[]) AS place (bucket, span)
         CROSS JOIN LATERAL (
             SELECT operator_id, buckets, sample_counts
             FROM anlyt.latency_days AS day
             WHERE day.day_bucket = place.bucket
-              AND ($5::UUID[] IS NULL OR day.operator_id = ANY($5))
+              AND ($6::UUID[] IS NULL OR day.operator_id = ANY($6))
             OFFSET 0
         ) AS hit
         UNION ALL
-        SELECT place.span, hit.*
-        FROM unnest($3::TIMESTAMPTZ[], $4::INTEGER[]) AS place (bucket, span)
+        SELECT place.span, 1 AS sign, hit.*
+        FROM unnest($4::TIMESTAMPTZ[], $5::INTEGER[]) AS place (bucket, span)
         CROSS JOIN LATERAL (
             SELECT operator_id, buckets, sample_counts
             FROM anlyt.latency_histograms AS histogram
             WHERE histogram.hour_bucket >= place.bucket
               AND histogram.hour_bucket < place.bucket + INTERVAL '1 day'
               AND histogram.segment > 0
-              AND ($5::UUID[] IS NULL OR histogram.operator_id = ANY($5))
+              AND ($6::UUID[] IS NULL OR histogram.operator_id = ANY($6))
             OFFSET 0
         ) AS hit
         UNION ALL
-        SELECT place.span, hit.*
-        FROM unnest($1::TIMESTAMPTZ[], $2::INTEGER[]) AS place (bucket, span)
+        SELECT place.span, place.sign, hit.*
+        FROM unnest($1::TIMESTAMPTZ[], $2::INTEGER[], $3::INTEGER[]) AS place (bucket, span, sign)
         CROSS JOIN LATERAL (
             SELECT operator_id, buckets, sample_counts
             FROM anlyt.latency_histograms AS histogram
             WHERE histogram.hour_bucket = place.bucket
-              AND ($5::UUID[] IS NULL OR histogram.operator_id = ANY($5))
+              AND ($6::UUID[] IS NULL OR histogram.operator_id = ANY($6))
             OFFSET 0
         ) AS hit
     ) AS part
     CROSS JOIN unnest(part.buckets, part.sample_counts) AS sample (bucket, sample_count)
-    GROUP BY part.span, CASE WHEN $6::BOOLEAN THEN part.operator_id::TEXT END, sample.bucket
+    GROUP BY part.span, CASE WHEN $7::BOOLEAN THEN part.operator_id::TEXT END, sample.bucket
 ) AS merged
 GROUP BY span, scope_id

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from anlyt.access import make_grant
 from anlyt.cold import NO_SUMS
 from anlyt.postgres import ensure_partitions, session, sql
+from anlyt.snapshot import TENANT_ROLE, snapshot
 from databases import execute
 from support import run
 from test_repo import ROOT
@@ -25,6 +27,7 @@ from test_retention import month_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anlyt.access import Scope
     from anlyt.embedded import EmbeddedPostgres
 
 DAY: Final = timedelta(days=1)
@@ -161,6 +164,16 @@ PLANS: Final[dict[str, Plan]] = {
     "read/sum_spans": Plan((*SPANS, "ACCOUNT", [ID], *NO_SUMS.values), rows=24 + 30, days=2),
     "top/list_seconds": Plan((NOW, 10, 30), rows=160),
 }
+# What tenants ask, each for its one id.
+TENANTS: Final[dict[str, tuple[Scope, Plan]]] = {
+    "read/list_accounts": ("ACCOUNT", Plan((*PERIOD, FROM_START, NO_ID, [ID], 30), rows=3)),
+    "read/list_daily_of_ids": ("ACCOUNT", PLANS["read/list_daily_of_ids"]),
+    "read/list_hourly_of_ids": ("ACCOUNT", PLANS["read/list_hourly_of_ids"]),
+    "read/sum_ids": ("ACCOUNT", PLANS["read/sum_ids"]),
+    "read/sum_spans": ("ACCOUNT", PLANS["read/sum_spans"]),
+    "read/list_operators": ("OPERATOR", Plan((*PERIOD, FROM_START, NO_ID, [ID], 30), rows=60, days=2)),
+    "read/merge_latencies": ("OPERATOR", Plan((*SPANS, [ID], False), rows=24 + 30 + 1, days=31)),
+}
 FEW: Final = {  # statements that touch no table that grows, and why they may do as they like
     "access/add_key": "writes one row",
     "access/list_keys": "shows every key, by hand",
@@ -222,10 +235,14 @@ async def explain(url: str, statement: str, values: tuple[Any, ...]) -> list[dic
             text = await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql(statement)}", *values)
         finally:
             await transaction.rollback()
-    nodes = list(walk(json.loads(text)[0]["Plan"]))
+    return read_nodes(text)
+
+
+def read_nodes(explained: str) -> list[dict[str, Any]]:
+    """The nodes that read large tables."""
     return [
         node
-        for node in nodes
+        for node in walk(json.loads(explained)[0]["Plan"])
         if LARGE.fullmatch(node.get("Relation Name", ""))
         and node["Node Type"] != "ModifyTable"
         and node["Actual Loops"]
@@ -265,6 +282,29 @@ def test_only_the_partitions_of_the_period_are_looked_at(populated: str, stateme
     touched = {node["Relation Name"][-8:] for node in nodes if node["Relation Name"].startswith(PARTITIONED)}
     assert touched
     assert touched <= may
+
+
+@pytest.mark.parametrize("statement", TENANTS)
+def test_row_level_security_keeps_the_index_and_the_partitions_of_a_tenant(populated: str, statement: str) -> None:
+    """What a tenant may see is a condition more on every row; it must not become the one that is looked up by."""
+    scope, plan = TENANTS[statement]
+
+    async def explain_as_tenant() -> list[dict[str, Any]]:
+        async with (
+            session(populated, application="test") as conn,
+            snapshot(conn, make_grant(scope, [ID], ["metrics:read"])),
+        ):
+            assert await conn.fetchval("SELECT current_user") == TENANT_ROLE
+            return read_nodes(await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql(statement)}", *plan.values))
+
+    nodes = run(explain_as_tenant())
+    shown = [(node["Node Type"], node["Relation Name"], rows_of(node)) for node in nodes]
+    may = {month_of(NOW - n * DAY) for n in range((plan.days or 0) + 1)}
+
+    assert sum(node["Actual Rows"] for node in nodes), "nothing was read: the tenant's rows are missing"
+    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], shown
+    assert sum(map(rows_of, nodes)) <= plan.rows, shown
+    assert {node["Relation Name"][-8:] for node in nodes if node["Relation Name"].startswith(PARTITIONED)} <= may
 
 
 def test_every_statement_has_its_plan_or_its_reason() -> None:

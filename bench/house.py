@@ -8,6 +8,7 @@ because the cycles are that much quicker than life.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -110,6 +111,8 @@ async def measure(directory: Path, *, quick: bool) -> dict[str, dict[str, float]
         async with _database(server, "jobs") as (url, conn):
             tables["jobs"] = await _measure_jobs(url, conn, quick=quick)
         for kind, statement in ADD_IDS.items():
+            async with _database(server, f"beside{len(tables)}") as (url, conn):
+                tables[f"purge, {kind}"] = await _measure_purge_beside_ingest(url, conn, statement, quick=quick)
             async with _database(server, f"ids{len(tables)}") as (url, conn):
                 tables[kind] = await _churn_ids(url, conn, statement, quick=quick)
         async with _database(server, "seconds") as (url, conn):
@@ -167,6 +170,34 @@ async def _measure_jobs(url: str, conn: Connection[Any], *, quick: bool) -> dict
         "purged_ids": ids,
         "purged_ids_per_s": ids / purge_s,
         "retention_s": retention_s,
+    }
+
+
+async def _measure_purge_beside_ingest(
+    url: str, conn: Connection[Any], statement: str, *, quick: bool
+) -> dict[str, float]:
+    """Ids coming as fast as one session can add them, alone and while old ones go: the purge must be the faster one."""
+    old, batch, batches_alone = (50_000, 1_000, 10) if quick else (1_000_000, 10_000, 30)
+    now = datetime.now(UTC)
+    await conn.execute(SET_POSITION, now)
+    await conn.execute(statement, now - 3 * DAY, old)
+    begun = time.perf_counter()
+    for n in range(batches_alone):
+        await conn.execute(statement, now + n * timedelta(seconds=1), batch)
+    alone_s = time.perf_counter() - begun
+    begun, added = time.perf_counter(), 0
+    purge = asyncio.create_task(jobs.run_job(url, "purge", NOT_ARMED))
+    while not purge.done():
+        await conn.execute(statement, now + timedelta(minutes=1, seconds=added / batch), batch)
+        added += batch
+    took_s = time.perf_counter() - begun
+    counts = await purge
+    assert counts["events_purged"] == old, counts
+    return {
+        "ids_added_per_s_alone": batches_alone * batch / alone_s,
+        "ids_added_per_s_beside_the_purge": added / took_s,
+        "ids_purged_per_s_beside_ingest": old / took_s,
+        "purged_for_each_added": old / added,
     }
 
 

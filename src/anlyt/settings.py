@@ -100,6 +100,17 @@ class Settings(BaseModel):
             raise ValueError(msg)
         return value
 
+    @field_validator("nats_url")
+    @classmethod
+    def _nats_is_known(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(_is_nats(part) for part in value.get_secret_value().split(",")):
+            msg = (
+                "must be nats://user:password@host:4222 or tls://..., several separated by commas; characters like "
+                "/ @ : in a password are percent-encoded"
+            )
+            raise ValueError(msg)
+        return value
+
     @field_validator("archive_url")
     @classmethod
     def _archive_is_known(cls, value: SecretStr | None) -> SecretStr | None:
@@ -209,6 +220,16 @@ def _is_safe(url: str) -> bool:
     if not parts.hostname or "@" in parts.netloc or parts.fragment or not url.isascii() or not url.isprintable():
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"})
+
+
+def _is_nats(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    plain = not parts.query and not parts.fragment and parts.path in {"", "/"}
+    return parts.scheme in {"nats", "tls"} and bool(parts.hostname) and plain
 
 
 def _is_archive(url: str) -> bool:

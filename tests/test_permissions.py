@@ -122,7 +122,7 @@ def test_no_role_does_more(settings: Settings, tmp_path: Path) -> None:
                     await nc.publish("messaging.events.x", b"{}")
                     for subject in (">", "messaging.events.>", "_INBOX_producer.>", "_INBOX.>"):
                         await nc.subscribe(subject)
-                    await wait_until(lambda: len(log) >= 5, what="every refusal is in the log")
+                    await wait_until(lambda: len(log) >= 5, 30, what="every refusal is in the log")
             assert {entry["event"] for entry in log} == {"nats-refused"}
             async with connection(roles["deploy"]) as nc:
                 assert (await jetstream.stream_info(nc, "MESSAGING")).messages == 0

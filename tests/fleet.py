@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from anlyt.frames import Client
     from anlyt.settings import Settings
 
 INGEST_POINTS: Final = tuple(name for name in CRASH_POINTS if not name.startswith("job-"))
@@ -40,6 +41,11 @@ LOG_CHARS: Final = 4_000
 ZONE: Final = "Asia/Kathmandu"  # 5:45 ahead: neither hours nor days begin when UTC's do
 TROUBLED_LIMIT_S: Final = 600
 TROUBLES: Final = 15  # SIGTERMs and ended sessions in one scenario
+CANCELS: Final = 4  # of statements in one scenario
+WINDOW_HOURS: Final = 48
+CANCEL_WAITING: Final = """
+    SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+    WHERE application_name = 'anlyt-worker' AND datname = current_database() AND wait_event_type = 'Lock'"""
 END_SESSIONS: Final = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = 'anlyt-worker' AND datname = current_database()"""
@@ -234,7 +240,75 @@ async def dying(
     )
 
 
-async def _troubled(settings: Settings, seed: int, *, events: int, crew: Callable[[Settings], Crew]) -> Outcome:
+async def aged(settings: Settings, seed: int, *, hours: int, source: Path | None = None) -> Outcome:
+    """Traffic is counted, hours go by, the purge runs, and more traffic comes.
+
+    Within the 48 h of the window all of it comes once more as well; after them it does not, but the workers start anew.
+    """
+    rng, now = random.Random(seed), datetime.now(UTC)
+    settings = settings.model_copy(update={"partitions": 2, "batch_events_max": 50})
+    copies = pipeline.copies_of(rng, oracle.generate(seed, 300, now))
+    more = pipeline.copies_of(rng, oracle.generate(seed + 1_000, 100, now))
+    within = hours < WINDOW_HOURS
+
+    async def count_all(nc: Client) -> None:
+        end = (await jetstream.stream_info(nc, settings.stream)).last_seq
+        await Crew(settings, size=1, source=source).work_through(end, limit_s=TROUBLED_LIMIT_S)
+
+    async with pipeline.stream_of(settings) as nc:
+        stored = await pipeline.publish(nc, settings, copies)
+        await Crew(settings, size=1, source=source).work_through(
+            (await jetstream.stream_info(nc, settings.stream)).last_seq
+        )
+        async with pipeline.database(settings) as conn:
+            statement = "UPDATE anlyt.processed_events SET processed_at = processed_at - make_interval(hours => $1)"
+            await conn.execute(statement, hours)
+        await _run_purge(settings, source)
+        stored += await pipeline.publish(nc, settings, more + copies if within else more)
+        await Crew(settings, size=1, source=source).work_through(
+            (await jetstream.stream_info(nc, settings.stream)).last_seq
+        )
+    return Outcome(await pipeline.differences(settings, stored, now, ids=within), Counter())
+
+
+async def _run_purge(settings: Settings, source: Path | None) -> None:
+    more = {} if source is None else {"PYTHONPATH": str(source)}
+    words = [sys.executable, "-m", "anlyt", "jobs", "run", "purge"]
+    process = await asyncio.create_subprocess_exec(*words, env=environment(settings, **more))
+    assert await process.wait() == 0
+
+
+async def cancelled(settings: Settings, seed: int, *, source: Path | None = None) -> Outcome:
+    """Traffic counted by a worker process whose statements PostgreSQL cancels again and again; the sessions stay."""
+    rng, now = random.Random(seed), datetime.now(UTC)
+    settings = settings.model_copy(update={"batch_events_max": 8})
+    async with pipeline.stream_of(settings) as nc:
+        stored = await pipeline.publish(nc, settings, pipeline.copies_of(rng, oracle.generate(seed, 400, now)))
+        end = (await jetstream.stream_info(nc, settings.stream)).last_seq
+    crew = Crew(settings, size=1, source=source)
+    async with pipeline.database(settings) as conn, pipeline.database(settings) as other:
+
+        async def cancel() -> bool:
+            return bool(await other.fetchval(CANCEL_WAITING))
+
+        working: asyncio.Task[None] | None = None
+        for _ in range(CANCELS):
+            async with conn.transaction():
+                await conn.execute("LOCK TABLE anlyt.metrics_daily IN EXCLUSIVE MODE")
+                working = working or asyncio.create_task(crew.work_through(end, limit_s=TROUBLED_LIMIT_S))
+                await wait_until(cancel, TROUBLED_LIMIT_S, what="a statement of the worker waits")
+    assert working is not None
+    await working
+    return Outcome(await pipeline.differences(settings, stored, now), Counter())
+
+
+async def _troubled(
+    settings: Settings,
+    seed: int,
+    *,
+    events: int,
+    crew: Callable[[Settings], Crew],
+) -> Outcome:
     rng = random.Random(seed)
     now = datetime.now(UTC)
     settings = settings.model_copy(update={"partitions": rng.choice((2, 3, 4)), "batch_events_max": rng.randint(6, 12)})
@@ -243,13 +317,13 @@ async def _troubled(settings: Settings, seed: int, *, events: int, crew: Callabl
         stored = await pipeline.publish(nc, settings, pipeline.copies_of(rng, bodies))
         end = (await jetstream.stream_info(nc, settings.stream)).last_seq
     workers = crew(settings)
-    trouble = asyncio.create_task(_make_trouble(settings, workers, end))
+    making = asyncio.create_task(_make_trouble(settings, workers, end))
     try:
         await workers.work_through(end, limit_s=TROUBLED_LIMIT_S)
     finally:
-        trouble.cancel()
+        making.cancel()
         with suppress(asyncio.CancelledError):
-            await trouble
+            await making
     return Outcome(await pipeline.differences(settings, stored, now), workers.hits)
 
 

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from fault_plan import Plan
 
 OLD_IDS: Final = 500  # past their time, so that the purge has something to delete beside the traffic
-PROGRESS_LIMIT_S: Final = 120.0
-END_LIMIT_S: Final = 240.0
-RUN_LIMIT_S: Final = 900.0
+PROGRESS_LIMIT_S: Final = 600.0
+END_LIMIT_S: Final = 600.0
+RUN_LIMIT_S: Final = 1_800.0
 LOOK_S: Final = 0.05  # between two looks at the tables, which cost the machine more than the wait
 KEPT: Final = Path("/tmp/anlyt-simulator")  # noqa: S108 - logs of runs that failed, for whoever repeats them
 LANES_DEFAULT: Final = 3

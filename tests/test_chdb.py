@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import stat
@@ -160,6 +161,15 @@ def test_all_who_start_it_at_the_same_time_find_the_same_owner(server_dir: Path)
     assert len(owners) == 1
 
 
+def arrow_stream(number: int) -> bytes:
+    """One row with the column `a`."""
+    arrow: Any = importlib.import_module("pyarrow")
+    table, sink = arrow.table({"a": [number]}), arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
 def test_an_owner_killed_in_the_middle_is_replaced_and_what_was_stored_stays(server_dir: Path) -> None:
     directory = server_dir / "archive"
 
@@ -168,7 +178,7 @@ def test_an_owner_killed_in_the_middle_is_replaced_and_what_was_stored_stays(ser
         await archive.execute("CREATE DATABASE anlyt", in_database=False)
         await archive.execute("CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a SETTINGS fsync_after_insert = 1")
         for number in range(3):
-            await archive.insert("t", b"%d\n" % number)
+            await archive.insert("t", arrow_stream(number))
             owner = chdb_owner.find(directory)
             assert owner is not None
             os.kill(owner.pid, signal.SIGKILL)

@@ -87,6 +87,11 @@ class Plan:
         """Whether the broker loses some of what it acknowledged."""
         return any(strike.kind in LOSING for strike in self.strikes)
 
+    @property
+    def rereading(self) -> bool:
+        """Whether some of the stream is read twice, so that the totals of what was read are more than it holds."""
+        return self.losing or any(strike.kind == "change-partitions" for strike in self.strikes)
+
 
 def draw(seed: int, faults: Iterable[str] | None = None, *, events: int | None = None) -> Plan:
     """The plan of a seed; with `faults` only of these kinds, with `events` of that size."""

@@ -22,6 +22,7 @@ import asyncpg
 import oracle
 from anlyt import jetstream, jobs, worker
 from anlyt.crash import CrashPoints
+from anlyt.errors import StreamUnavailable
 from anlyt.telemetry import Telemetry
 from publisher import MARK
 from support import wait_until
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 TABLES: Final = ("metrics_hourly", "metrics_daily", "operator_performance", "account_usage_daily")
 PUBLISH_WINDOW: Final = 200
+CONNECT_LIMIT_S: Final = 60.0
 OUTAGE_WINDOW: Final = 20  # small, so that publishing lasts as long as the outages
 ACCOUNT: Final = "00000000-0000-4000-8000-00000000000a"
 
@@ -244,11 +246,19 @@ async def published_times(nc: Client, stream: str) -> list[int]:
     return times
 
 
+async def connected(settings: Settings) -> Client | None:
+    """A connection; None when a busy nats-server had no time for it."""
+    assert settings.nats_url is not None
+    try:
+        return await jetstream.connect(settings.nats_url.get_secret_value(), name="test")
+    except StreamUnavailable:
+        return None
+
+
 @asynccontextmanager
 async def stream_of(settings: Settings) -> AsyncGenerator[Client]:
     """A connection, with the stream made."""
-    assert settings.nats_url is not None
-    nc = await jetstream.connect(settings.nats_url.get_secret_value(), name="test")
+    nc = await wait_until(lambda: connected(settings), CONNECT_LIMIT_S, what="nats-server takes a connection")
     try:
         await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
         yield nc

@@ -136,8 +136,8 @@ class Run:
         """Every difference, before and after the whole stream was read once more."""
         await self.ask("DELETE FROM anlyt.processed_events WHERE event_id LIKE 'old-%'")
         crew.read_notes(self.traffic)
-        losing = self.plan.losing
-        found = await verdict.judge(self.settings, self.nc, self.traffic, self.now, losing=losing, reread=losing)
+        losing, reread = self.plan.losing, self.plan.rereading
+        found = await verdict.judge(self.settings, self.nc, self.traffic, self.now, losing=losing, reread=reread)
         if found or not self.plan.replay:
             return found
         await self.ask("UPDATE anlyt.stream_positions SET last_seq = slot, last_published_at = NULL")

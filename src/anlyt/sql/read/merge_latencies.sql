@@ -1,7 +1,7 @@
 -- The latency samples of operators by span, and by operator if that is wanted, as one histogram each: whole days from
 -- what the percentile job has merged and the segments it has not, other hours from all their segments; added up bucket by
 -- bucket, so that percentiles come from the samples and are never averaged.
--- $1 hour buckets TIMESTAMPTZ[], $2 the span of each INTEGER[], $3 1 or -1 (taken from its day) INTEGER[]
+-- $1 hour buckets TIMESTAMPTZ[], $2 the span of each INTEGER[], $3 signs INTEGER[], of each 1, or -1: taken from its day
 -- $4 day buckets TIMESTAMPTZ[], $5 the span of each INTEGER[]
 -- $6 ids UUID[], NULL for all; $7 each operator for itself BOOLEAN
 SELECT

@@ -260,7 +260,7 @@ async def stream_of(settings: Settings) -> AsyncGenerator[Client]:
     """A connection, with the stream made."""
     nc = await wait_until(lambda: connected(settings), CONNECT_LIMIT_S, what="nats-server takes a connection")
     try:
-        await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+        await jetstream.ensure_stream(nc, settings.stream, settings.subjects, replicas=settings.stream_replicas)
         yield nc
     finally:
         await nc.close()

@@ -340,7 +340,7 @@ async def _check_stream(nc: jetstream.Client, settings: Settings, clocks: dict[s
     info = await jetstream.stream_info(nc, settings.stream)
     clocks["NATS"] = info.now / SECOND_US - time.time()
     findings = [_clock("NATS clock", clocks["NATS"])]
-    problems = jetstream.stream_problems(info.config, settings.subjects)
+    problems = jetstream.stream_problems(info.config, settings.subjects, replicas=settings.stream_replicas)
     for problem in problems:
         level: Level = "problem" if problem.startswith("must") else "warning"
         findings.append(Finding("stream", level, f"{settings.stream} {problem}", _remedy(info.config)))

@@ -219,14 +219,17 @@ async def next_sequence(nc: Client, stream: str, subject: str | None, *, start: 
     return int(answer["message"]["seq"])
 
 
-async def ensure_stream(nc: Client, stream: str, subjects: str) -> tuple[StreamInfo, bool]:
-    """The stream, made if it is missing (True). An existing one is left as it is; ConfigurationError if it is unfit."""
+async def ensure_stream(nc: Client, stream: str, subjects: str, *, replicas: int = 1) -> tuple[StreamInfo, bool]:
+    """The stream, made if it is missing (True). An existing one is left as it is; ConfigurationError if it is unfit.
+
+    `replicas` servers of the cluster hold the one that is made.
+    """
     try:
         info, made = await stream_info(nc, stream), False
     except JetStreamError as error:
         if error.code != NOT_FOUND:
             raise
-        await _create_stream(nc, stream, subjects)
+        await _create_stream(nc, stream, subjects, replicas=replicas)
         info, made = await stream_info(nc, stream), True
     for problem in stream_problems(info.config, subjects):
         if problem.startswith("must"):
@@ -234,14 +237,14 @@ async def ensure_stream(nc: Client, stream: str, subjects: str) -> tuple[StreamI
     return info, made
 
 
-async def _create_stream(nc: Client, stream: str, subjects: str) -> None:
+async def _create_stream(nc: Client, stream: str, subjects: str, *, replicas: int) -> None:
     config = {
         "name": stream,
         "subjects": [subjects],
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "max_age": STREAM_MAX_AGE_US * 1000,
         "duplicate_window": DUPLICATE_WINDOW_S * 1_000_000_000,
         "allow_direct": True,
@@ -255,7 +258,7 @@ async def _create_stream(nc: Client, stream: str, subjects: str) -> None:
             raise
 
 
-def stream_problems(config: dict[str, Any], subjects: str) -> list[str]:
+def stream_problems(config: dict[str, Any], subjects: str, *, replicas: int = 1) -> list[str]:
     """What is wrong with a stream: `must ...` makes it useless here, `should ...` weakens a promise."""
     problems: list[str] = []
     if config.get("retention", "limits") != "limits":
@@ -266,6 +269,8 @@ def stream_problems(config: dict[str, Any], subjects: str) -> list[str]:
         problems.append(f"must take in {subjects}, but takes {', '.join(config.get('subjects', [])) or 'nothing'}")
     if config.get("storage") != "file":
         problems.append("should use file storage: messages in memory are gone when nats-server stops")
+    if config.get("num_replicas", 1) < replicas:
+        problems.append(f"should be on {replicas} servers (ANLYT_STREAM_REPLICAS), not {config.get('num_replicas', 1)}")
     if config.get("discard") != "new" and (config.get("max_bytes", -1) > 0 or config.get("max_msgs", -1) > 0):
         problems.append("should discard new: when full it drops messages that were not counted yet")
     if 0 < config.get("max_age", 0) < 2 * DAY_US * 1000:

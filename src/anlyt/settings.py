@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "ANLYT_"
 CONFIG_VARIABLE: Final = "ANLYT_CONFIG"
 PARTITIONS_MAX: Final = 16
+STREAM_REPLICAS_MAX: Final = 5  # as JetStream has it
 MESSAGE_AGE_MAX: Final = timedelta(days=60)
 ORIGINS_MAX: Final = 20
 OTHERS_MAY_READ: Final = 0o044  # of a file's mode
@@ -59,6 +60,9 @@ class Settings(BaseModel):
         description="ClickHouse cluster whose servers hold the archive; empty: one server",
     )
     stream: str = Field("MESSAGING", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="name of the JetStream stream")
+    stream_replicas: int = Field(
+        1, ge=1, le=STREAM_REPLICAS_MAX, description="servers of a NATS cluster that hold the stream, when it is made"
+    )
     subjects: str = Field("messaging.events.>", description="subjects of the stream; ends in .>")
     partitions: int = Field(1, ge=1, le=PARTITIONS_MAX, description="parts of the stream counted side by side")
     ignored_types: tuple[str, ...] = Field((), description="event types (globs, comma-separated) that are skipped")

@@ -100,5 +100,5 @@ async def publish_file(
 
 async def _open(settings: Settings) -> jetstream.Client:
     nc = await jetstream.connect_as(settings, name="anlyt-events")
-    await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+    await jetstream.ensure_stream(nc, settings.stream, settings.subjects, replicas=settings.stream_replicas)
     return nc

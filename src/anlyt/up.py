@@ -104,7 +104,7 @@ async def prepare(settings: Settings) -> list[str]:
         await postgres.ensure_partitions(conn, jobs.months_ahead(datetime.now(UTC)))
     nc = await jetstream.connect_as(settings, name="anlyt-migrate")
     try:
-        await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+        await jetstream.ensure_stream(nc, settings.stream, settings.subjects, replicas=settings.stream_replicas)
     finally:
         await nc.close()
     return applied

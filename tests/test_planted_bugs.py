@@ -99,7 +99,7 @@ BUGS = {
                 "            applied = await self._apply_or_isolate(batch)\n",
                 (
                     "            if self._context.stop.is_set():\n"
-                    "                batch = replace(batch, decoded=Decoded([], [], 0))\n"
+                    "                batch = replace(batch, decoded=Decoded([], [], 0), expected=None)\n"
                     "            applied = await self._apply_or_isolate(batch)\n"
                 ),
             ),

@@ -49,11 +49,13 @@ class Expected:
 
     def __init__(self) -> None:
         self.first: dict[str, Event] = {}  # the first event of each id
+        self.taken = 0  # events, copies included
         self._folding = Folding()
 
-    def add(self, events: Iterable[Event]) -> None:
+    def add(self, events: Sequence[Event]) -> None:
         """Take in some more events of the batch, in order."""
         first = self.first
+        self.taken += len(events)
         self._folding.add([event for event in events if first.setdefault(event.key, event) is event])
 
     def deltas(self) -> Deltas:
@@ -161,6 +163,7 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
     4. add seconds, histograms, roll-ups  5. keep dead letters and totals  6. commit.
     """
     events, expected = batch.decoded.events, batch.expected
+    assert expected is None or expected.taken == len(events)  # it is about these very events
     async with conn.transaction():
         moved = await _advance(conn, position, batch)
         crash.reach("after-position")

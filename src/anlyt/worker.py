@@ -462,7 +462,9 @@ class Counter:
         half = len(batch.messages) // 2
         if half == 0:
             refused = self._decode_chunk(batch.messages, refuse_costs=True)
-            return await store.apply(self._conn, self._position, replace(batch, decoded=refused), self._context.crash)
+            return await store.apply(
+                self._conn, self._position, replace(batch, decoded=refused, expected=None), self._context.crash
+            )
         for part in batch.messages[:half], batch.messages[half:]:
             applied = await self._apply_or_isolate(_batch(part, self._decode_chunk(part)))
             self._position = applied.position

@@ -109,6 +109,7 @@ NO_ID: Final = "00000000-0000-0000-0000-000000000000"
 HOURS: Final = [TODAY - DAY + n * HOUR for n in range(24)]
 DAYS_BACK: Final = [TODAY - n * DAY for n in range(1, 31)]
 SPANS: Final = (HOURS, [1] * 24, DAYS_BACK, [2] * 30)
+SIGNED: Final = (*SPANS[:2], [1] * len(SPANS[0]), *SPANS[2:])
 SCOPES: Final = ["ACCOUNT"]
 PLANS: Final[dict[str, Plan]] = {
     "access/find_key": Plan(("k7",), rows=1),
@@ -155,9 +156,7 @@ PLANS: Final[dict[str, Plan]] = {
     "read/list_hourly_of_ids": Plan((*PERIOD, FROM_START, "", "", SCOPES, [ID], 30), rows=30, days=2),
     "read/list_last_runs": Plan((), rows=12),
     "read/list_operators": Plan((*PERIOD, FROM_START, NO_ID, None, 30), rows=40, days=2),
-    "read/merge_latencies": Plan(
-        (*SPANS[:2], [1] * len(SPANS[0]), *SPANS[2:], None, False), rows=(24 + 30 + 1) * OPERATORS, days=31
-    ),
+    "read/merge_latencies": Plan((*SIGNED, None, False), rows=(24 + 30 + 1) * OPERATORS, days=31),
     "read/sum_ids": Plan(
         (HOURS, DAYS_BACK, "ACCOUNT", [ID], "totalMessages", True, 10, *NO_SUMS.values), rows=24 + 30, days=2
     ),
@@ -172,7 +171,7 @@ TENANTS: Final[dict[str, tuple[Scope, Plan]]] = {
     "read/sum_ids": ("ACCOUNT", PLANS["read/sum_ids"]),
     "read/sum_spans": ("ACCOUNT", PLANS["read/sum_spans"]),
     "read/list_operators": ("OPERATOR", Plan((*PERIOD, FROM_START, NO_ID, [ID], 30), rows=60, days=2)),
-    "read/merge_latencies": ("OPERATOR", Plan((*SPANS, [ID], False), rows=24 + 30 + 1, days=31)),
+    "read/merge_latencies": ("OPERATOR", Plan((*SIGNED, [ID], False), rows=24 + 30 + 1, days=31)),
 }
 FEW: Final = {  # statements that touch no table that grows, and why they may do as they like
     "access/add_key": "writes one row",

@@ -142,13 +142,13 @@ def given(settings: Settings) -> dict[str, str]:
 def bodies(events: int, batch: int = 0, *, random_ids: bool = False) -> Iterator[bytes]:
     """Single events, or CloudEvents batches of `batch`, that happened in the last hours."""
     made = 0
-    start = datetime.now(UTC) - timedelta(seconds=events / 400, minutes=1)
+    start = datetime.now(UTC) - timedelta(seconds=events / 400, minutes=5)
     while made < events:
         part = min(events - made, STREAM_GENERATED)
         traffic = simulate.Traffic(
             start=start + timedelta(seconds=made / 400),
             rate=500,
-            duration=timedelta(seconds=part / 400),  # some more than needed: outcomes of the last ones are cut
+            duration=timedelta(seconds=part / 400, minutes=3),  # more than needed: what happens later is cut
             duplicates=0,
             bad=0,
             operators=20,
@@ -156,6 +156,7 @@ def bodies(events: int, batch: int = 0, *, random_ids: bool = False) -> Iterator
             seed=made,
         )
         single = simulate.bodies(simulate.plain(traffic))[:part]
+        assert len(single) == part, "the traffic is shorter than asked for"
         made += part
         if random_ids:
             single = [_ID.sub(b'"id":"%s"' % str(uuid.uuid4()).encode(), body, count=1) for body in single]

@@ -1,8 +1,8 @@
 """A peer: Pathway counts the stream; in memory, in Rust, every sum written to PostgreSQL when it changes.
 
 Ids are counted once, and hours and days of the account, the operator and the platform are summed up, as far as that can
-be said shortly: buckets are the beginning of the time's text, and costs floats. It goes on until it is ended: whoever
-started it sees in `platform_daily` when all is counted.
+be said shortly: buckets are the beginning of the time's text, and costs, which come as texts and as numbers, are left
+out. It goes on until it is ended: whoever started it sees in `platform_daily` when all is counted.
 
     DATABASE_URL=... NATS_URL=... STREAM=... SUBJECT=... python pathway_counter.py
 """
@@ -24,10 +24,9 @@ class Event(pw.Schema):
     source: str
     type: str
     time: str
-    submitted_at: str | None
-    account: str | None
-    operator: str | None
-    cost: str | None
+    submitted_at: str | None = pw.column_definition(default_value=None)
+    account: str | None = pw.column_definition(default_value=None)
+    operator: str | None = pw.column_definition(default_value=None)
 
 
 PATHS = {
@@ -35,7 +34,6 @@ PATHS = {
     "submitted_at": "/data/submittedAt",
     "account": "/data/accountId",
     "operator": "/data/operatorId",
-    "cost": "/data/cost",
 }
 
 
@@ -58,9 +56,8 @@ def main() -> None:
         total=pw.if_else(pw.this.type == "message.submitted", 1, 0),
         delivered=pw.if_else(pw.this.type == "message.delivered", 1, 0),
         failed=pw.if_else(pw.this.type == "message.failed", 1, 0),
-        cost=pw.coalesce(pw.this.cost, "0").str.parse_float(),
     )
-    columns = ("at", "account", "operator", "total", "delivered", "failed", "cost")
+    columns = ("at", "account", "operator", "total", "delivered", "failed")
     once = rows.groupby(pw.this.identity).reduce(**{name: pw.reducers.any(pw.this[name]) for name in columns})
     url = urlsplit(os.environ["DATABASE_URL"])
     postgres = {
@@ -79,7 +76,6 @@ def main() -> None:
                 total=pw.this.total,
                 delivered=pw.this.delivered,
                 failed=pw.this.failed,
-                cost=pw.this.cost,
             )
             sums = keyed.groupby(pw.this.bucket, pw.this.scope_id).reduce(
                 pw.this.bucket,
@@ -88,7 +84,6 @@ def main() -> None:
                 total=pw.reducers.sum(pw.this.total),
                 delivered=pw.reducers.sum(pw.this.delivered),
                 failed=pw.reducers.sum(pw.this.failed),
-                cost=pw.reducers.sum(pw.this.cost),
             )
             pw.io.postgres.write(
                 sums,

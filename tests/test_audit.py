@@ -215,12 +215,15 @@ def test_hours_before_the_stream_was_made_are_compared_only_when_nothing_was_cou
 
 # -------------------------------------------------------------------------------------------------------------- planted
 
-WHERE = "ctid = (SELECT ctid FROM anlyt.{table} WHERE {which} ORDER BY 1 LIMIT 1)"
+BUCKET = {"metrics_daily": "day_bucket", "account_usage_daily": "day_bucket"}
 
 
 def change(table: str, column: str, value: str, which: str = "TRUE") -> tuple[str, str, str]:
-    """A statement that spoils one cell of the first row, and where the audit must find it."""
-    at = f"tableoid || ' ' || ctid = (SELECT min(tableoid || ' ' || ctid) FROM anlyt.{table} WHERE {which})"  # noqa: S608 - a test's own
+    """A statement that spoils one cell of yesterday, a day wholly in the range, and where the audit must find it."""
+    bucket = BUCKET.get(table, "hour_bucket")
+    over = f"date_trunc('day', {bucket} + interval '1 day', 'UTC') = date_trunc('day', now(), 'UTC')"
+    first = f"SELECT min(tableoid || ' ' || ctid) FROM anlyt.{table} WHERE {over} AND {which}"  # noqa: S608 - a test's own
+    at = f"tableoid || ' ' || ctid = ({first})"
     return f"UPDATE anlyt.{table} SET {column} = {value} WHERE {at}", table, column  # noqa: S608 - a test's own
 
 

@@ -31,6 +31,16 @@ async def reach(url: str, **files: Any) -> None:
         await nc.close()
 
 
+async def refusal(url: str, **files: Any) -> str:
+    """Why the server lets nobody in. It says so and hangs up at once, so what it said is lost now and then."""
+    for _ in range(10):
+        with pytest.raises(StreamUnavailable) as refused:
+            await reach(url, **files)
+        if "reset" not in str(refused.value):
+            break
+    return str(refused.value)
+
+
 # --------------------------------------------------------------------------------------------------------------- TLS
 
 
@@ -89,12 +99,10 @@ def test_a_user_a_token_and_an_nkey_are_let_in_and_others_are_not(tmp_path: Path
             await reach(f"nats://127.0.0.1:{port}", nkey_file=good_file)
             await reach(f"nats://anlyt:right@127.0.0.1:{port}")
             for url, file in ((f"nats://127.0.0.1:{port}", other_file), (f"nats://anlyt:wrong@127.0.0.1:{port}", None)):
-                with pytest.raises(StreamUnavailable, match="Authorization Violation"):
-                    await reach(url, nkey_file=file)
+                assert "Authorization Violation" in await refusal(url, nkey_file=file)
         async with nats_with(tmp_path, 'authorization { token: "right" }') as port:
             await reach(f"nats://right@127.0.0.1:{port}")
-            with pytest.raises(StreamUnavailable, match="Authorization Violation"):
-                await reach(f"nats://wrong@127.0.0.1:{port}")
+            assert "Authorization Violation" in await refusal(f"nats://wrong@127.0.0.1:{port}")
 
     run(story())
 
@@ -114,8 +122,7 @@ def test_a_creds_file_is_let_in_and_read_again_for_every_connection(tmp_path: Pa
             identity = Identity(creds_file=file)
             options = credentials.connect_options(identity)
             creds_file(file, user_token, stranger.seed)
-            with pytest.raises(StreamUnavailable, match="Authorization Violation"):
-                await reach(url, creds_file=file)
+            assert "Authorization Violation" in await refusal(url, creds_file=file)
             file.unlink()
             with pytest.raises(nats.errors.Error, match="cannot be read"):
                 options["user_jwt_cb"]()

@@ -269,9 +269,11 @@ async def medians(servers: Servers, size: Size, batch: int, *, random_ids: bool 
     return {key: statistics.median(result[key] for result in results) for key in results[0]}
 
 
-async def sustained(servers: Servers, size: Size, batch: int, *, purging: bool = False) -> dict[str, float]:
+async def sustained(
+    servers: Servers, size: Size, batch: int, *, workers: int = 1, purging: bool = False
+) -> dict[str, float]:
     """Millions of events in one run; with `purging`, as many ids that are old enough are deleted meanwhile."""
-    async with loaded(servers, bodies(size.sustained, batch)) as settings:
+    async with loaded(servers, bodies(size.sustained, batch), partitions=workers) as settings:
         if not purging:
             return await counted(servers, settings, size.sustained)
         assert settings.database_url is not None
@@ -308,6 +310,7 @@ async def measure(directory: Path, *, quick: bool) -> dict[str, dict[str, float]
             tables[f"{workers} workers"] = await shared_by(servers, size, workers)
         for batch, title in ((0, "single"), (100, "batches")):
             tables[f"{title}, sustained"] = await sustained(servers, size, batch)
+            tables[f"{title}, 2 workers"] = await sustained(servers, size, batch, workers=2)
         tables["single, purging"] = await sustained(servers, size, 0, purging=True)
         async with loaded(servers, bodies(size.peers)) as settings:
             await nats.stop()

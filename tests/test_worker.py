@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import signal
@@ -20,8 +21,10 @@ import fleet
 import oracle
 import pipeline
 from anlyt import jetstream, publishing, worker
+from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, StreamUnavailable
 from anlyt.events import to_instant
+from anlyt.telemetry import Telemetry
 from fault_proxy import Fault, faulty
 from support import run, wait_until
 
@@ -271,6 +274,35 @@ def test_memory_stays_bounded_with_200_000_messages_waiting(settings: Settings) 
                 return highest_memory_kib(process.pid)
 
     assert run(scenario(), 110) < MEMORY_MAX_KIB
+
+
+def test_what_did_not_fit_into_a_batch_is_filled_up_with_what_follows(settings: Settings) -> None:
+    """Else every second batch would be a small remainder, at the price of a whole transaction."""
+    settings = settings.model_copy(update={"batch_events_max": 3})
+    at = datetime.now(UTC)
+    pair = [json.loads(pipeline.submitted(at, padding="x" * worker.DECODE_BYTES)) for _ in range(2)]
+    body = json.dumps(pair).encode()
+    bodies = 12 * [pipeline.Copy(body, body, {}, "")]
+
+    async def scenario() -> list[int]:
+        async with pipeline.stream_of(settings) as nc, pipeline.database(settings) as conn:
+            await pipeline.publish(nc, settings, bodies)
+            context = worker.Context(settings, nc, Telemetry(), CrashPoints(), asyncio.Event())
+            lane = worker.Lane("")
+            counter = worker.Counter(context, lane, conn, await worker._resume(context, lane, conn))
+            reader = lane.reader
+            assert reader is not None
+            await reader.take(0, bytes_max=1, wait_s=5)
+            await wait_until(lambda: len(reader._buffer) == len(bodies), what="all messages have arrived")
+            sizes: list[int] = []
+            while sum(sizes) < len(bodies):
+                batch = await counter.next_batch()
+                assert batch is not None
+                sizes.append(len(batch.messages))
+            await reader.close()
+            return sizes
+
+    assert run(scenario()) == 6 * [2]
 
 
 async def counted_many(settings: Settings) -> bool:

@@ -71,7 +71,7 @@ class Settings(BaseModel):
         timedelta(days=7),
         description="events about messages submitted longer ago are too_late",
     )
-    batch_events_max: int = Field(10_000, ge=1, le=100_000, description="events counted in one transaction")
+    batch_events_max: int = Field(20_000, ge=1, le=100_000, description="events counted in one transaction")
     batch_deadline_s: float = Field(30.0, gt=0, le=600, description="a batch that takes longer is given up and retried")
     data_dir: Path = Field(Path(".anlyt"), description="where embedded servers keep their data")
     http_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")

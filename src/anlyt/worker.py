@@ -353,9 +353,7 @@ class Counter:
 
     async def next_batch(self) -> store.Batch | None:
         """The next messages, decoded; the stream's head when nothing is left to read; None to ask again."""
-        messages = self._held or await self._reader.take(
-            self._context.settings.batch_events_max, bytes_max=BATCH_BYTES_MAX, wait_s=TAKE_WAIT_S
-        )
+        messages = await self._take()
         if not messages:
             return await self._head()
         self._context.crash.reach("after-fetch")
@@ -372,6 +370,16 @@ class Counter:
         lost = self._missing(batch.last_seq, [message.sequence for message in batch.messages])
         self._read_seq = batch.last_seq
         return replace(batch, lost=lost)
+
+    async def _take(self) -> list[Message]:
+        """What was held, and what there is behind it; a batch of no more than what was held would hardly pay."""
+        held = self._held
+        held_bytes = sum(len(message.body) + headers_size(message.headers) for message in held)
+        messages_max = self._context.settings.batch_events_max - len(held)
+        if messages_max <= 0 or held_bytes >= BATCH_BYTES_MAX:
+            return held
+        wait_s = 0 if held else TAKE_WAIT_S
+        return held + await self._reader.take(messages_max, bytes_max=BATCH_BYTES_MAX - held_bytes, wait_s=wait_s)
 
     async def _head(self) -> store.Batch | None:
         """An empty batch that moves the position of an idle partition to the stream's head, once a second."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from anlyt.embedded import EmbeddedPostgres
     from anlyt.events import Event
 
-BATCH: Final = 10_000
+BATCH: Final = 20_000
 
 
 class Meter:

@@ -456,11 +456,12 @@ def test_a_worker_that_fell_behind_is_told_from_one_that_is_not_there(ready: Set
     assert "ANLYT_PARTITIONS" in behind.remedy
 
 
-def letters(settings: Settings, number: int, *, hours_ago: int, reason: str) -> str:
+def letters(settings: Settings, number: int, *, hours_ago: int, reason: str, load: str | None = None) -> str:
+    headers = "{}" if load is None else f'{{"Anlyt-Backfill": "{load}"}}'
     return f"""
         INSERT INTO anlyt.dead_letters (stream, sequence, batch_index, published_at, reason, detail, subject, headers,
                                         body, recorded_at)
-        SELECT '{settings.stream}', {hours_ago} * 1000 + n, 0, now(), '{reason}', 'x', 's', '{{}}', '',
+        SELECT '{settings.stream}', {hours_ago} * 1000 + n, 0, now(), '{reason}', 'x', 's', '{headers}', '',
                now() - make_interval(hours => {hours_ago}, mins => 1)
         FROM generate_series(1, {number}) AS n
     """  # noqa: S608 - a test's own
@@ -479,6 +480,21 @@ def test_dead_letters_are_told_by_reason_and_are_a_problem_when_they_grow(ready:
     assert growing.level == "problem"
     assert growing.finding.startswith("they grow: 564 open ones in the last 24 h (300 unknown_type, 264 stale), 300")
     assert growing.remedy.startswith("look: anlyt dead-letters list --reason unknown_type")
+
+
+def test_the_dead_letters_of_a_load_are_told_and_are_no_growth(ready: Settings) -> None:
+    run(execute(ready, letters(ready, 600, hours_ago=0, reason="malformed", load="history")))
+    loaded = found(ready)["dead letters"]
+    run(execute(ready, letters(ready, 20, hours_ago=0, reason="stale").replace("0 * 1000", "5000")))
+    growing = found(ready)["dead letters"]
+
+    assert loaded.level == "warning"
+    assert loaded.finding == (
+        "600 open ones in the last 24 h (600 malformed), 600 of them of backfills, 0 others in the last hour"
+    )
+    assert growing.level == "problem"
+    assert growing.finding.startswith("they grow: 620 open ones in the last 24 h (600 malformed, 20 stale), 600 of")
+    assert growing.remedy == "look: anlyt dead-letters list --reason stale, and tell its producer"
 
 
 def test_a_stream_that_is_nearly_full_or_too_small_for_the_window_is_found(settings: Settings) -> None:

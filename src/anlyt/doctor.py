@@ -248,18 +248,23 @@ def _roughly(length: timedelta) -> str:
 
 
 async def _check_letters(conn: Connection[Record], settings: Settings) -> list[Finding]:
-    """Dead letters of the last day; a problem when the last hour brought many more than the hours before it."""
+    """Dead letters of the last day; a problem when the last hour brought many more than the hours before it.
+
+    Those of a named load came all at once and are over: they are told, but are no growth.
+    """
     rows = await conn.fetch(sql("doctor/count_dead_letters"), settings.stream)
     if not rows:
         return []
-    day, hour = (sum(row[name] for row in rows) for name in ("day_letters", "hour_letters"))
+    day, loads, hour = (sum(row[name] for row in rows) for name in ("day_letters", "load_letters", "hour_letters"))
     reasons = ", ".join(f"{row['day_letters']:,} {row['reason']}" for row in rows)
-    grows = hour >= LETTERS_MANY and hour > LETTERS_GROWTH * (day - hour) / 23
-    text = f"{day:,} open ones in the last 24 h ({reasons}), {hour:,} of them in the last hour"
-    look = f"look: anlyt dead-letters list --reason {rows[0]['reason']}"
-    if grows:
-        return [Finding("dead letters", "problem", f"they grow: {text}", f"{look}, and tell its producer")]
-    return [Finding("dead letters", "warning", text, look)]
+    latest = f"{loads:,} of them of backfills, {hour:,} others" if loads else f"{hour:,} of them"
+    text = f"{day:,} open ones in the last 24 h ({reasons}), {latest} in the last hour"
+    if hour < LETTERS_MANY or hour <= LETTERS_GROWTH * (day - loads - hour) / 23:
+        look = f"look: anlyt dead-letters list --reason {rows[0]['reason']}"
+        return [Finding("dead letters", "warning", text, look)]
+    newest = max(rows, key=lambda row: row["hour_letters"])["reason"]
+    look = f"look: anlyt dead-letters list --reason {newest}, and tell its producer"
+    return [Finding("dead letters", "problem", f"they grow: {text}", look)]
 
 
 async def _check_jobs(conn: Connection[Record], settings: Settings) -> list[Finding]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / "examples/python"
 TYPESCRIPT = ROOT / "examples/typescript"
+CLIENT = ROOT / "clients/typescript"
 SUBJECT = "messaging.events."
 
 
@@ -103,12 +104,15 @@ def test_what_the_python_programs_send_is_counted_once_and_read(settings: Settin
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The TypeScript programs, type-checked and compiled with the compiler of their lock."""
+    """The TypeScript programs and the client they import, type-checked and compiled with the compiler of their lock."""
     if shutil.which("npm") is None:
         assert "CI" not in os.environ, "CI needs Node.js and npm"
         pytest.skip("there is no Node.js here, so the TypeScript examples are NOT tested")
-    work = tmp_path_factory.mktemp("typescript") / "examples"
-    shutil.copytree(TYPESCRIPT, work, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    root = tmp_path_factory.mktemp("typescript")
+    for project in (TYPESCRIPT, CLIENT):
+        ignored = shutil.ignore_patterns("node_modules", "dist")
+        shutil.copytree(project, root / project.relative_to(ROOT), ignore=ignored)
+    work = root / TYPESCRIPT.relative_to(ROOT)
     for command in (["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"]):
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=110, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -130,5 +134,5 @@ def test_what_the_typescript_programs_send_is_counted_once_and_read(served: dict
 def test_the_lock_names_no_registry() -> None:
     lock = (TYPESCRIPT / "package-lock.json").read_text("utf-8")
 
-    assert "resolved" not in lock
+    assert re.findall(r'"resolved": "(.*)"', lock) == ["../../clients/typescript"]
     assert "://" not in lock

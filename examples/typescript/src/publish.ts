@@ -1,21 +1,16 @@
 // Send events over HTTP and read the fate of each. After a timeout or a 5xx the same events are sent again: the same
 // source and id count once.
 import { randomUUID } from "node:crypto";
+import { Anlyt, AnlytProblem, type EventOf, type Receipt } from "@anlyt/client";
 
-const url = process.env.API_URL;
-const key = process.env.API_KEY;
-if (!url || !key) throw new Error("set API_URL and API_KEY");
+const { API_URL: baseUrl, API_KEY: key } = process.env;
+if (!baseUrl || !key) throw new Error("set API_URL and API_KEY");
 
 const ATTEMPTS = 5;
 
-interface Fate {
-  index: number;
-  fate: "accepted" | "duplicate" | "ignored" | "rejected";
-  reason?: string;
-  detail?: string;
-}
+const client = new Anlyt({ baseUrl, key, timeoutMs: 10_000 });
 
-function submitted(segments: number): object {
+function submitted(segments: number): EventOf<"message.submitted"> {
   return {
     specversion: "1.0",
     id: randomUUID(),
@@ -31,26 +26,18 @@ function submitted(segments: number): object {
   };
 }
 
-async function send(events: object[]): Promise<Fate[]> {
+async function send(events: EventOf<"message.submitted">[]): Promise<Receipt> {
   for (let attempt = 1; ; attempt++) {
-    const response = await fetch(`${url}/v1/events`, {
-      method: "POST",
-      headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/cloudevents-batch+json" },
-      body: JSON.stringify(events),
-      signal: AbortSignal.timeout(10_000),
-    }).catch((error: unknown) => error as Error);
-    if (response instanceof Response && response.ok) {
-      return ((await response.json()) as { data: Fate[] }).data;
+    try {
+      return await client.publish(events);
+    } catch (error) {
+      const refused = error instanceof AnlytProblem && error.status !== 429 && error.status < 500;
+      if (refused || attempt === ATTEMPTS) throw error;
+      const seconds = error instanceof AnlytProblem ? (error.retryAfterSeconds ?? 0) : 0;
+      await new Promise((resolve) => setTimeout(resolve, Math.max(seconds * 1_000, 100 * 2 ** attempt)));
     }
-    const passing = response instanceof Error || response.status === 429 || response.status >= 500;
-    if (!passing || attempt === ATTEMPTS) {
-      throw response instanceof Error ? response : new Error(`${response.status}: ${await response.text()}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** attempt));
   }
 }
 
-const events = [submitted(1), submitted(2), submitted(0)];
-for (const { fate, detail } of await send(events)) {
-  console.log(fate, detail ?? "");
-}
+const { data } = await send([submitted(1), submitted(2), submitted(0)]);
+for (const { fate, detail } of data) console.log(fate, detail ?? "");

@@ -2,8 +2,8 @@
 
 Everything is measured through the jobs as they run (jobs.run_job), on a PostgreSQL of its own. The churn tables say how
 large a working table and its indexes are after many cycles of coming and going, beside what they were when the window
-was first full. A cycle stands for an hour of ids, or for a minute of the others, in which autovacuum comes at least once
-by the settings of the schema; cycles here are so much quicker than life that a VACUUM in each stands for that.
+was first full. A cycle stands for an hour of ids, or for a minute of the others, in which autovacuum comes at least
+once by the settings of the schema; cycles here are so much quicker than life that a VACUUM in each stands for that.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -54,19 +55,48 @@ def test_every_session_is_in_utc_and_has_a_limit_on_every_wait(database_url: str
     run(scenario())
 
 
-def test_a_pool_gives_the_same_sessions_and_lends_them_again(database_url: str) -> None:
+def test_a_pool_lends_the_same_session_again_without_what_a_transaction_left(database_url: str) -> None:
     async def scenario() -> None:
         pool = await postgres.open_pool(database_url, application="anlyt-test", size_max=2, statement_timeout_s=3)
         async with pool.acquire() as conn:
             first = await conn.fetchval("SELECT pg_backend_pid()")
-            await conn.execute("SET TimeZone = 'Asia/Kolkata'")
+            async with conn.transaction():
+                await conn.execute("SET LOCAL TimeZone = 'Asia/Kolkata'")
+                await conn.execute("SET LOCAL ROLE anlyt_tenant")
+                await conn.fetchval("SELECT pg_advisory_xact_lock(1)")
+
+        async def fail() -> None:
+            async with pool.acquire() as conn, conn.transaction():
+                await conn.execute("SET LOCAL ROLE anlyt_tenant")
+                await conn.execute("SET LOCAL statement_timeout = '10ms'")
+                await conn.fetchval("SELECT pg_sleep(60)")
+
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await fail()
         async with pool.acquire() as conn:
             assert await conn.fetchval("SELECT pg_backend_pid()") == first
             assert await conn.fetchval("SHOW TimeZone") == "UTC"
             assert await conn.fetchval("SHOW statement_timeout") == "3s"
+            assert await conn.fetchval("SELECT current_user = session_user")
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            assert await conn.fetchval(held) == 0
         await pool.close()
 
     run(scenario())
+
+
+def test_what_the_api_reads_with_sets_and_locks_nothing_that_outlives_its_transaction() -> None:
+    """Sessions of a pool are not reset: every answer would wait for that."""
+    folder = resources.files("anlyt").joinpath("sql")
+    files = [file for name in ("access", "read") for file in folder.joinpath(name).iterdir()]
+    statements = {file.name: re.sub(r"--.*", "", file.read_text("utf-8")).strip() for file in files}
+    lasting = re.compile(r"\A(SET|PREPARE|LISTEN|DECLARE)\b|advisory_lock|set_config\([^\n]+, FALSE\)", re.IGNORECASE)
+    places = [place for text in statements.values() for place in re.findall(r"set_config\(.*", text)]
+
+    assert "see_as.sql" in statements
+    assert [name for name, text in statements.items() if lasting.search(text)] == []
+    assert all(place.rstrip(",").endswith(", TRUE)") for place in places)
+    assert len(places) >= 4
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from anlyt.clickhouse import ClickHouse  # noqa: TC001 - msgspec reads the annot
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, RequestError, StreamUnavailable
 from anlyt.events import Decoder, rules_of, to_instant
-from anlyt.gate import Gate, admitted, carries_credentials
-from anlyt.limits import Kind, Limits, Pace
+from anlyt.gate import Gate, admitted, carries_credentials, reading
+from anlyt.limits import Kind, Limits, Pace, Together
 from anlyt.names import Names
 from anlyt.postgres import pending_migrations, unavailable
 from anlyt.publishing import Publisher  # noqa: TC001 - msgspec reads the annotations of Service
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     PooledConnection = PoolConnectionProxy[Record]
     DeskWork = Callable[["Service", Request], Awaitable[object]]
     Handler = Callable[["Service", PooledConnection, Grant, Request], Awaitable[Any]]
+    Pairs = list[tuple[str, str]]
+    Finder = Callable[["Service", PooledConnection, Grant, Pairs], Awaitable[web.Answer]]
 
 EXPORT_LIMIT_S: Final = 600.0  # for a whole export
 READY_LIMIT_S: Final = 1.5
@@ -72,6 +74,7 @@ class Service(msgspec.Struct, frozen=True):
     settings: Settings
     telemetry: Telemetry
     gate: Gate
+    together: Together[web.Answer]
     publisher: Publisher | None
     feed: live.Feed | None
     clickhouse: ClickHouse | None
@@ -103,6 +106,7 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
         settings=settings,
         telemetry=telemetry,
         gate=Gate(pool, access.Tries(), clock or _utc_now, Limits(settings.requests_per_s), issuer),
+        together=Together(),
         publisher=publisher,
         feed=feed,
         clickhouse=clickhouse,
@@ -126,7 +130,7 @@ def build_app(  # noqa: PLR0913 - one parameter a part of the process
     for name, report in REPORTS.items():
         _add(app, report.path, _rows(service, name), **openapi.describe_rows(name))
     _add(app, "/v1/status", _guarded(service, "metrics:read", _status), **openapi.describe_status())
-    _add(app, "/v1/summary", _guarded(service, "metrics:read", _summary, kind="heavy"), **openapi.describe_summary())
+    _add(app, "/v1/summary", _shared(service, _summary, kind="heavy"), **openapi.describe_summary())
     _add(app, "/v1/events", _events(service), method="POST", **openapi.describe_events())
     _add(app, "/v1/live", _live(service), **openapi.describe_live())
     letters = "/v1/dead-letters"
@@ -167,7 +171,7 @@ def _add(
 
 def _rows(service: Service, name: ReportName) -> Callable[[Request], Awaitable[Response]]:
     """One of the four row routes: a page of JSON, or the whole period as a file."""
-    page = _guarded(service, "metrics:read", _page_handler(name))
+    page = _shared(service, _page_finder(name), kind="light")
 
     async def endpoint(request: Request) -> Response:
         wanted = [value for parameter, value in _read_pairs(request) if parameter == "format"]
@@ -178,14 +182,14 @@ def _rows(service: Service, name: ReportName) -> Callable[[Request], Awaitable[R
     return endpoint
 
 
-def _page_handler(name: ReportName) -> Handler:
-    async def rows(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> Response:
-        query = read_query(name, _read_pairs(request), grant=grant, now=service.gate.clock())
+def _page_finder(name: ReportName) -> Finder:
+    async def rows(service: Service, conn: PooledConnection, grant: Grant, pairs: Pairs) -> web.Answer:
+        query = read_query(name, pairs, grant=grant, now=service.gate.clock())
         page = await reports.read_page(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
         version = reports.version_of(
             (page.data, page.next), page.meta, reports.end_of_buckets(query), service.settings.max_message_age
         )
-        return web.versioned_answer(request, page, version)
+        return web.Answer(msgspec.json.encode(page), version)
 
     return rows
 
@@ -206,12 +210,12 @@ async def _export(service: Service, name: ReportName, request: Request, answer: 
             await piece(encoder.encode_end())
 
 
-async def _summary(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> Response:
-    query = read_summary(_read_pairs(request), grant=grant, now=service.gate.clock())
+async def _summary(service: Service, conn: PooledConnection, grant: Grant, pairs: Pairs) -> web.Answer:
+    query = read_summary(pairs, grant=grant, now=service.gate.clock())
     sums = await summaries.read_summary(conn, grant, query, settings=service.settings, clickhouse=service.clickhouse)
     end = max(span.end for span in query.spans)
     version = reports.version_of(sums.data, sums.meta, end, service.settings.max_message_age)
-    return web.versioned_answer(request, sums, version)
+    return web.Answer(msgspec.json.encode(sums), version)
 
 
 async def _status(service: Service, conn: PooledConnection, grant: Grant, request: Request) -> reports.Status:
@@ -437,15 +441,34 @@ def _manual(app: FastAPI) -> Callable[[], Awaitable[Response]]:
 
 
 def _guarded(
-    service: Service, permission: access.Permission, handler: Handler, *, kind: Kind = "light"
+    service: Service, permission: access.Permission, handler: Handler
 ) -> Callable[[Request], Awaitable[Response]]:
     """An endpoint that 1. reads the key, 2. gets a connection, 3. admits, 4. asks the permission, 5. handles."""
 
     async def endpoint(request: Request) -> Response:
         web.check_accept(request)
-        async with admitted(service.gate, request, permission, kind=kind) as (conn, grant):
+        async with admitted(service.gate, request, permission) as (conn, grant):
             answer = await handler(service, conn, grant, request)
         return answer if isinstance(answer, Response) else web.json_answer(answer)
+
+    return endpoint
+
+
+def _shared(service: Service, find: Finder, *, kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that 1. admits, 2. meets others with the same Grant and question, 3. reads, once for all of them."""
+
+    async def endpoint(request: Request) -> Response:
+        web.check_accept(request)
+        async with admitted(service.gate, request, "metrics:read") as (_, grant):
+            pass
+        pairs = _read_pairs(request)
+
+        async def read() -> web.Answer:
+            async with reading(service.gate, request, kind=kind) as conn:
+                return await find(service, conn, grant, pairs)
+
+        question = (request.url.path, grant, tuple(pairs))
+        return web.versioned_answer(request, await service.together.answer(question, read))
 
     return endpoint
 

@@ -74,13 +74,27 @@ async def admitted(
         async with asyncio.timeout(limit_s):
             presented = await _present(gate, request, credential)
             request.state.presented = presented
-            caller = presented.caller if isinstance(presented, Bearer) else presented.key_sha256.hex()
+            caller = _caller(presented)
             gate.limits.check_pace(caller, time.monotonic())
             async with gate.limits.lane(kind).turn(caller), gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn:
                 grant = await _admit(gate, conn, request, presented)
                 if permission is not None:
                     access.require(grant, permission)
                 yield conn, grant
+
+
+@asynccontextmanager
+async def reading(gate: Gate, request: Request, *, kind: Kind) -> AsyncGenerator[PooledConnection]:
+    """A connection for a request that was admitted, when it is its caller's turn. Raises the 429 and 503."""
+    turn = gate.limits.lane(kind).turn(_caller(request.state.presented))
+    with unavailable():
+        async with asyncio.timeout(ANSWER_LIMIT_S), turn, gate.pool.acquire(timeout=CONNECTION_WAIT_S) as conn:
+            yield conn
+
+
+def _caller(presented: PresentedKey | Bearer) -> str:
+    """Whose turns and pace a request counts for."""
+    return presented.caller if isinstance(presented, Bearer) else presented.key_sha256.hex()
 
 
 async def _present(gate: Gate, request: Request, credential: str | None) -> PresentedKey | Bearer:

@@ -1,8 +1,9 @@
 """So that nobody takes everything: how often each caller may ask, and how many of its questions are answered at once.
 
 In: who asks. Out: a turn, or a 429 that says when to come back. A caller waits for its own turns first and only then in
-the common line, so one that asks a hundred things at once holds up itself. Turns come before sessions of the database:
-what waits here holds none. Everything is in one process; several API processes allow as many times more.
+the common line, so one that asks a hundred things at once holds up itself. Equal questions that meet are answered
+together. Turns come before sessions of the database: what waits here holds none. Everything is in one process; several
+API processes allow as many times more.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import asyncio
 import math
 from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 from anlyt.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 
+T = TypeVar("T")
 Kind = Literal["light", "heavy", "file"]
 
 CALLERS_MAX: Final = 10_000  # whose pace is remembered, the least recent forgotten first
@@ -73,12 +75,8 @@ class Lane:
                 await self._take(own)
         except TimeoutError:
             self._leave(caller)
-            raise RequestError(
-                f"at most {self.each} such requests of one key are answered at a time, and {self.total} in all; "
-                "send this again when one has ended",
-                status=429,
-                code="too-fast",
-                retry_after_s=math.ceil(TURN_WAIT_S),
+            raise _too_many(
+                f"at most {self.each} such requests of one key are answered at a time, and {self.total} in all"
             ) from None
         except BaseException:  # cancelled: the caller is gone
             self._leave(caller)
@@ -102,6 +100,62 @@ class Lane:
         self._asking[caller] -= 1
         if not self._asking[caller]:
             del self._asking[caller], self._own[caller]
+
+
+class Together(Generic[T]):
+    """Equal questions that are asked while one of them is being answered get one answer between them.
+
+    It is never one that was begun before they came: each waits for the run at hand to end, then one of them asks for
+    all. So an answer tells at least what was true when its question arrived, and a hundred that come at once cost two
+    runs. Only answers are shared: when a run fails, or its caller leaves, the next one asks for itself.
+    """
+
+    def __init__(self, *, wait_s: float = TURN_WAIT_S) -> None:
+        self._wait_s = wait_s
+        self._asked: dict[Hashable, _Question[T]] = {}
+
+    async def answer(self, question: Hashable, find: Callable[[], Awaitable[T]]) -> T:
+        """What `find` returned to this caller, or to another one after this call. Raises RequestError 429."""
+        asked = self._asked.setdefault(question, _Question())
+        asked.askers += 1
+        begun_before = asked.begun
+        try:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    await asked.run.acquire()
+            except TimeoutError:
+                raise _too_many("the same question is being answered and takes long") from None
+            try:
+                if asked.answer is None or asked.answer[0] <= begun_before:
+                    asked.begun += 1
+                    number = asked.begun
+                    asked.answer = (number, await find())
+                return asked.answer[1]
+            finally:
+                asked.run.release()
+        finally:
+            asked.askers -= 1
+            if not asked.askers:
+                del self._asked[question]
+
+
+class _Question(Generic[T]):
+    """A question as long as somebody waits for its answer."""
+
+    def __init__(self) -> None:
+        self.askers = 0
+        self.run = asyncio.Lock()
+        self.begun = 0  # runs so far
+        self.answer: tuple[int, T] | None = None  # the latest, and which run it came from
+
+
+def _too_many(limit: str) -> RequestError:
+    return RequestError(
+        f"{limit}; send this again in a moment",
+        status=429,
+        code="too-fast",
+        retry_after_s=math.ceil(TURN_WAIT_S),
+    )
 
 
 class Limits:

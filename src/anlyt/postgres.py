@@ -134,12 +134,21 @@ async def session(
 async def open_pool(
     url: str, *, application: str, size_max: int, statement_timeout_s: float = STATEMENT_TIMEOUT_S
 ) -> Pool[Record]:
-    """Sessions as `connect` makes them, up to `size_max`; one is opened now, so that a wrong address shows at once."""
+    """Sessions as `connect` makes them, up to `size_max`; one is opened now, so that a wrong address shows at once.
+
+    A session is given back as it was: whoever borrows one sets and locks what ends with its transactions, and a
+    transaction that is still open is rolled back. So nothing is sent to reset it, which would cost every answer a trip.
+    """
 
     async def connect_again(*_: object, **__: object) -> Connection[Record]:
         return await connect(url, application=application, statement_timeout_s=statement_timeout_s)
 
-    return await asyncpg.create_pool(url, min_size=1, max_size=size_max, connect=cast("Any", connect_again))
+    async def keep(_: object) -> None:
+        pass
+
+    return await asyncpg.create_pool(
+        url, min_size=1, max_size=size_max, connect=cast("Any", connect_again), reset=cast("Any", keep)
+    )
 
 
 @contextmanager

@@ -148,25 +148,30 @@ def json_answer(answer: object, *, status: int = 200) -> Response:
     return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
 
 
-def versioned_answer(request: Request, answer: object, version: str | None) -> Response:
+class Answer(msgspec.Struct, frozen=True):
+    """JSON, and what tells this content from the next; without a version it may still change."""
+
+    body: bytes
+    version: str | None
+
+
+def versioned_answer(request: Request, answer: Answer) -> Response:
     """An answer with its ETag, or a 304 when the caller has that version; without a version nothing may be kept.
 
     It is a weak one: `meta` also tells how fresh the rows are, which moves on while they stay the same. Whoever keeps
     an answer asks each time whether it still holds, with a key, so that a revoked key reads no cache.
     """
-    if version is None:
-        return json_answer(answer)
+    if answer.version is None:
+        return Response(answer.body, media_type="application/json")
     headers = {
-        "etag": f'W/"{version}"',
+        "etag": f'W/"{answer.version}"',
         "cache-control": "private, no-cache",
         "vary": "Authorization, X-API-Key, Cookie",
     }
     known = [tag.strip() for line in request.headers.getlist("if-none-match") for tag in line.split(",")]
-    if "*" in known or f'"{version}"' in {tag.removeprefix("W/") for tag in known}:
+    if "*" in known or f'"{answer.version}"' in {tag.removeprefix("W/") for tag in known}:
         return Response(status_code=304, headers=headers)
-    response = json_answer(answer)
-    response.headers.update(headers)
-    return response
+    return Response(answer.body, media_type="application/json", headers=headers)
 
 
 def problem(

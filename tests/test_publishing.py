@@ -272,7 +272,7 @@ def test_servers_that_are_away_are_told_at_once_by_their_addresses_alone(address
 
 def test_a_wrong_password_is_told(nats_server: EmbeddedNats) -> None:
     address = nats_server.url.partition("@")[2]
-    with pytest.raises(StreamUnavailable, match=r"Authorization Violation|reset by peer"):
+    with pytest.raises(StreamUnavailable, match="Authorization Violation"):
         run(jetstream.connect(f"nats://anlyt:CANARY@{address}", name="test"), limit_s=5)
 
 

@@ -149,7 +149,7 @@ async def connect(
             error_cb=errored,
         )
     except (OSError, nats.errors.Error, TimeoutError, StreamUnavailable) as error:
-        with suppress(OSError, nats.errors.Error):  # what was half connected may break while it is closed
+        with suppress(OSError, nats.errors.Error, StreamUnavailable):  # closing what was half connected errs, too
             await client.close()
         raise error if isinstance(error, StreamUnavailable) else _unreachable(url, error) from None
     connected = True

@@ -177,6 +177,37 @@ def test_costs_whose_sum_fits_no_column_become_letters_and_the_rest_counts(setti
     assert run(scenario()) == [("invalid_field", settings.subjects.removesuffix(">") + "x", 23_000)]
 
 
+def test_a_sum_that_is_full_stops_nobody_and_what_does_not_fit_becomes_a_letter(settings: Settings) -> None:
+    """As if one tenant had sent 4 billion of the longest latencies: the platform's sum is full, for everybody's."""
+    day = "date_trunc('day', $1::TIMESTAMPTZ, 'UTC')"
+    fill = f"INSERT INTO anlyt.metrics_daily (day_bucket, scope, scope_id, latency_sum_ms) VALUES ({day}, 'PLATFORM', 'platform', $2)"  # noqa: E501, S608 - ours
+    bodies = [
+        body(),
+        body("message.delivered", latencyMs=6),
+        body("message.failed"),
+        body("operator.error", operatorId=ACCOUNT),
+    ]
+    whole = [event("message.delivered", latencyMs=2), event("message.submitted")]
+
+    async def scenario() -> list[tuple[Any, ...]]:
+        async with pipeline.stream_of(settings) as nc:
+            async with pipeline.database(settings) as conn:
+                await conn.execute(fill, NOW, 2**63 - 1 - 5)
+            for each in [*bodies, json.dumps(whole).encode()] * 2:
+                await nc.jetstream().publish(settings.subjects.replace(">", "x"), each)
+            await pipeline.count(settings)
+        query = "SELECT total_messages, failed_messages FROM anlyt.metrics_hourly WHERE scope = 'PLATFORM'"
+        assert await fetch(settings, query) == [(2, 1)]
+        return await fetch(
+            settings, "SELECT sequence, batch_index, reason, detail FROM anlyt.dead_letters ORDER BY 1, 2"
+        )
+
+    letters = run(scenario())
+
+    assert [letter[:3] for letter in letters] == [(2, 0, "invalid_field"), (7, 0, "invalid_field")]
+    assert "past 9223372036854775807" in letters[0][3]
+
+
 def test_a_charge_and_its_refund_leave_the_same_rows_in_one_batch_and_in_two(settings: Settings) -> None:
     """What adds up to nothing in an hour, or only in a day, is a row of zeros all the same."""
     noon = NOW.replace(hour=12, minute=0, second=0)

@@ -34,6 +34,7 @@ EventType = Literal[
     "operator.error",
 ]
 Status = Literal["PENDING", "DELIVERED", "FAILED"]
+Overflow = Literal["costs", "sums"]  # what does not fit its column any more: money, or any other sum
 
 SECOND_US: Final = 1_000_000
 MINUTE_US: Final = 60 * SECOND_US
@@ -47,6 +48,7 @@ ERROR_COUNT_MAX: Final = 1_000_000
 COST_DIGITS_MAX: Final = 9  # before the point
 COST_SCALE: Final = 6  # after it
 COST_SUM_MAX: Final = Decimal("999999999999.999999")  # NUMERIC(18,6)
+SUM_MAX: Final = 2**63 - 1  # BIGINT
 KNOWN_MAX: Final = 100_000  # remembered ids, seconds, costs, headers; more are read again
 KNOWN_CHARS_MAX: Final = 100  # of a cost or of header names; longer ones are read each time
 
@@ -213,10 +215,11 @@ class Decoder:
         self._header_names = _HeaderNames()
         self._reader = EnvelopeReader()
 
-    def decode(self, messages: list[Message], *, refuse_costs: bool = False) -> Decoded:
+    def decode(self, messages: list[Message], *, overflow: Overflow | None = None) -> Decoded:
         """Every event of `messages`, in order; every one that cannot be counted as a letter. Never raises for input.
 
-        With `refuse_costs` an event with a cost is refused: its sum would not fit the column any more.
+        With an `overflow` of costs an event with a cost is refused, with one of sums every event: what they add to
+        would not fit its column any more.
         """
         events: list[Event] = []
         letters: list[Letter] = []
@@ -238,8 +241,8 @@ class Decoder:
                 try:
                     envelope = envelope or self._read(element, binary)
                     event = self._check(envelope, message.published, backfill)
-                    if refuse_costs and event.cost:
-                        _refuse_cost()
+                    if overflow is not None:
+                        _refuse(event, overflow)
                     events.append(event)
                 except Rejected as no:
                     text = message.body if binary is not None else bytes(self._reader.split(message.body)[index])
@@ -528,8 +531,12 @@ def _previous_status(value: object, kind: Literal["message.delivered", "message.
     return value  # pyright: ignore[reportReturnType] - _STATUSES holds exactly the literals
 
 
-def _refuse_cost() -> NoReturn:
-    raise Rejected("invalid_field", f"data.cost would take total_cost past {COST_SUM_MAX}.")
+def _refuse(event: Event, overflow: Overflow) -> None:
+    """Refuse what has a part in the overflow."""
+    if overflow == "sums":
+        raise Rejected("invalid_field", f"data.latencyMs, segments or count would take a sum past {SUM_MAX}.")
+    if event.cost:
+        raise Rejected("invalid_field", f"data.cost would take total_cost past {COST_SUM_MAX}.")
 
 
 def to_datetime(instant: int) -> datetime:

@@ -30,6 +30,7 @@ from anlyt.events import (
     Decoder,
     Letter,
     Message,
+    Overflow,
     Rules,
     format_instant,
     to_datetime,
@@ -252,7 +253,9 @@ async def retry_some(
     return settled, page[-1].kept.key if len(rows) == RETRY_LETTERS_MAX else None
 
 
-def judge(kept: Kept, decoder: Decoder, *, now: int, accept_stale: bool = False, refuse_costs: bool = False) -> Judged:
+def judge(
+    kept: Kept, decoder: Decoder, *, now: int, accept_stale: bool = False, overflow: Overflow | None = None
+) -> Judged:
     """What today's rules say about a letter; a letter of several events passes only whole.
 
     `accept_stale` makes it a backfill: exempt from the window while inside hot retention, and recorded by name.
@@ -264,7 +267,7 @@ def judge(kept: Kept, decoder: Decoder, *, now: int, accept_stale: bool = False,
     headers = message.headers or {}
     if accept_stale and BACKFILL_HEADER not in map(str.lower, headers):
         message = replace(message, headers={**headers, BACKFILL_HEADER: STALE_LOAD})
-    decoded = decoder.decode([message], refuse_costs=refuse_costs)
+    decoded = decoder.decode([message], overflow=overflow)
     no = decoded.letters[:1] or [
         Letter(message, kept.index, "too_late", _too_old(event.at), message.body)
         for event in decoded.events
@@ -284,16 +287,25 @@ def _read_kept(row: Record) -> Kept:
 
 
 async def _settle_or_isolate(retry: Retrying, page: Sequence[Judged], *, now: int) -> Counter[str]:
-    """Settle; when a sum no longer fits its column, halve until the letter is found, and refuse its costs."""
+    """Settle; when a sum no longer fits its column, halve until the letter is found, and refuse what overflows."""
     try:
         return await _settle(retry, page)
     except asyncpg.NumericValueOutOfRangeError:
         half = len(page) // 2
     if half == 0:
-        refused = judge(page[0].kept, retry.decoder, now=now, accept_stale=retry.accept_stale, refuse_costs=True)
-        return await _settle(retry, [refused])
+        return await _settle_refused(retry, page[0].kept, now=now)
     first = await _settle_or_isolate(retry, page[:half], now=now)
     return first + await _settle_or_isolate(retry, page[half:], now=now)
+
+
+async def _settle_refused(retry: Retrying, kept: Kept, *, now: int) -> Counter[str]:
+    """Settle a letter without its costs, and where that is not enough without all it adds."""
+    without_costs = judge(kept, retry.decoder, now=now, accept_stale=retry.accept_stale, overflow="costs")
+    try:
+        return await _settle(retry, [without_costs])
+    except asyncpg.NumericValueOutOfRangeError:
+        without_sums = judge(kept, retry.decoder, now=now, accept_stale=retry.accept_stale, overflow="sums")
+    return await _settle(retry, [without_sums])
 
 
 async def _settle(retry: Retrying, page: Sequence[Judged]) -> Counter[str]:

@@ -117,7 +117,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "stream-changed": "The stream was recreated or restored; it is read again by time, and ids decide what counts.",
     "session-too-slow": "A batch or a look at the partitions outlasted ANLYT_BATCH_DEADLINE_S; its session is ended.",
     "dead-letters-kept": "A batch had events that cannot be counted: how many of each reason, and the first sequence.",
-    "cost-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
+    "sum-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
     "job-done": "A periodic job did something; what, as counts.",
     "job-failed": "A periodic job failed; it is tried again when it is due.",
     "jobs-wait": "The jobs cannot be looked up at the moment; tried again soon.",

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from anlyt import jetstream, store
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.errors import DatabaseUnavailable, Retry, StreamUnavailable
-from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, rules_of, to_datetime
+from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, Overflow, rules_of, to_datetime
 from anlyt.jetstream import headers_size
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
@@ -435,8 +435,8 @@ class Counter:
             await asyncio.sleep(0)
         return Decoded(events, letters, ignored), count
 
-    def _decode_chunk(self, messages: list[Message], *, refuse_costs: bool = False) -> Decoded:
-        decoded = self._decoder.decode(messages, refuse_costs=refuse_costs)
+    def _decode_chunk(self, messages: list[Message], *, overflow: Overflow | None = None) -> Decoded:
+        decoded = self._decoder.decode(messages, overflow=overflow)
         return replace(decoded, letters=[self._with_published_subject(letter) for letter in decoded.letters])
 
     def _with_published_subject(self, letter: Letter) -> Letter:
@@ -458,25 +458,31 @@ class Counter:
         self._context.telemetry.applied(self._partition, batch.decoded, applied, seconds=self._clock() - started)
 
     async def _apply_or_isolate(self, batch: store.Batch) -> store.Applied:
-        """Apply; when a sum no longer fits its column, halve until the message is found, and refuse its costs."""
+        """Apply; when a sum no longer fits its column, halve until the message is found, and refuse what overflows."""
         try:
             applied = await store.apply(self._conn, self._position, batch, self._context.crash)
         except asyncpg.DataError as error:  # out of range of NUMERIC(18,6), or already of the driver's 64 bits
             count = len(batch.messages)
-            log.error("cost-overflow", partition=self._partition, messages=count, cause=str(error))  # noqa: TRY400 - expected
+            log.error("sum-overflow", partition=self._partition, messages=count, cause=str(error))  # noqa: TRY400 - expected
         else:
             self._expect_new = not applied.duplicates
             return applied
         half = len(batch.messages) // 2
         if half == 0:
-            refused = self._decode_chunk(batch.messages, refuse_costs=True)
-            return await store.apply(
-                self._conn, self._position, replace(batch, decoded=refused, expected=None), self._context.crash
-            )
+            return await self._apply_refused(batch)
         for part in batch.messages[:half], batch.messages[half:]:
             applied = await self._apply_or_isolate(_batch(part, self._decode_chunk(part)))
             self._position = applied.position
         return applied  # of the second half
+
+    async def _apply_refused(self, batch: store.Batch) -> store.Applied:
+        """Apply one message without its costs, and where that is not enough without all it adds."""
+        without_costs = replace(batch, decoded=self._decode_chunk(batch.messages, overflow="costs"), expected=None)
+        try:
+            return await store.apply(self._conn, self._position, without_costs, self._context.crash)
+        except asyncpg.DataError:
+            without_sums = replace(without_costs, decoded=self._decode_chunk(batch.messages, overflow="sums"))
+        return await store.apply(self._conn, self._position, without_sums, self._context.crash)
 
     async def _ensure_partitions(self, events: list[Event]) -> None:
         days = {event.at // DAY_US for event in events} - self._days

@@ -192,6 +192,7 @@ FEW: Final = {  # statements that touch no table that grows, and why they may do
     "live/read_identity": "the catalogue",
     "read/find_backfill": "one row a load",
     "read/find_freshness": "16 rows a stream",
+    "read/find_refused": "16 rows a stream",
     "read/list_backfills": "one row a load",
     "read/list_positions": "16 rows a stream",
     "read/list_runways": "the catalogue",

@@ -126,6 +126,7 @@ def test_what_the_database_does_not_tell_any_more_is_not_exposed() -> None:
     telemetry.recorded(
         complete_through_s=1.5,
         runways_s={"metrics_hourly": 86_400.0},
+        refused=7,
         events={"duplicate": 3},
         jobs={"purge": purge, "retention": JobRun("retention", ran, None, None, None)},
     )
@@ -133,14 +134,15 @@ def test_what_the_database_does_not_tell_any_more_is_not_exposed() -> None:
         sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all"),
         sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly"),
         sample(telemetry, "anlyt_recorded_events", outcome="duplicate"),
+        sample(telemetry, "anlyt_refused_events"),
         sample(telemetry, "anlyt_job_last_success_timestamp_seconds", job="purge"),
         sample(telemetry, "anlyt_job_last_run_seconds", job="purge"),
         sample(telemetry, "anlyt_job_last_run_ok", job="purge"),
         sample(telemetry, "anlyt_job_last_run_ok", job="retention"),
     )
-    telemetry.recorded(complete_through_s=None, runways_s={}, events={}, jobs={})
+    telemetry.recorded(complete_through_s=None, runways_s={}, refused=0, events={}, jobs={})
 
-    assert told == (1.5, 86_400.0, 3.0, ran.timestamp() - 3_600, 2.0, 0.0, None)
+    assert told == (1.5, 86_400.0, 3.0, 7.0, ran.timestamp() - 3_600, 2.0, 0.0, None)
     assert sample(telemetry, "anlyt_job_last_run_ok", job="purge") is None
     assert sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all") is None
     assert sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly") is None

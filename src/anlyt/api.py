@@ -389,6 +389,7 @@ def _metrics(service: Service) -> Callable[[Request], Awaitable[Response]]:
         service.telemetry.recorded(
             complete_through_s=totals.complete_through_s,
             runways_s=totals.runways_s,
+            refused=totals.refused,
             events=totals.events if staff else {},
             jobs=totals.jobs,
         )

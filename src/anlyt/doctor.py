@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from anlyt import jetstream, jobs, postgres
+from anlyt.breaker import REFUSED_EVENTS_MAX
 from anlyt.clickhouse import TABLES, statement
 from anlyt.credentials import LOOPBACK_HOSTS, plain_hosts
 from anlyt.errors import AnlytError, ArchiveUnavailable, ConfigurationError, Retry
@@ -221,6 +222,13 @@ async def _check_counting(conn: Connection[Record], settings: Settings) -> list[
     if row["lost_messages"]:
         text = f"the stream dropped {row['lost_messages']} messages before they were counted"
         findings.append(Finding("lost messages", "problem", text, "raise the stream's limits; publish them again"))
+    if row["refused_events"] >= REFUSED_EVENTS_MAX:
+        text = "next to nothing of the last events could be understood: workers stop before more become dead letters"
+        remedy = (
+            "look: anlyt dead-letters list; mend the producers, or ANLYT_CURRENCY, ANLYT_STREAM and ANLYT_SUBJECTS, "
+            "then start the workers again; ANLYT_DEAD_LETTER_SHARE_MAX=1 lets them go on"
+        )
+        findings.append(Finding("dead letters", "problem", text, remedy))
     return findings
 
 

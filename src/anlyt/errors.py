@@ -9,6 +9,7 @@
     │   ├── ArchiveUnavailable
     │   └── PositionMoved     somebody else counted these messages: read the position again
     ├── DifferenceFound       a check found numbers that do not agree                      exit 5
+    ├── NothingUnderstood     a stream of dead letters only: somebody has to look          exit 1
     ├── RequestError          an HTTP request is wrong; becomes problem+json
     └── Rejected              an event cannot be counted; becomes a dead letter
 
@@ -69,6 +70,10 @@ class DifferenceFound(AnlytError):
     """The numbers do not agree."""
 
     exit_code = 5
+
+
+class NothingUnderstood(AnlytError):
+    """Next to nothing in the stream can be understood; counting has stopped."""
 
 
 class RequestError(AnlytError):

@@ -340,11 +340,12 @@ class Totals(Struct, frozen=True):
 
     complete_through_s: float | None  # since 1970
     runways_s: dict[str, float]
+    refused: int  # events nobody understood, on balance, in the worst partition
     events: dict[Outcome, int]
     jobs: dict[str, JobRun]  # by name
 
 
-NO_TOTALS: Final = Totals(None, {}, {}, {})
+NO_TOTALS: Final = Totals(None, {}, 0, {}, {})
 
 
 async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
@@ -353,11 +354,13 @@ async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
         fresh = await read_freshness(conn, settings)
         totals = await conn.fetchrow(sql("read/sum_ingest_totals"), settings.stream)
         runways = await conn.fetch(sql("read/list_runways"))
+        refused: int = await conn.fetchval(sql("read/find_refused"), settings.stream)
         runs = await _read_runs(conn)
     assert totals is not None, "a sum has one row"
     return Totals(
         None if fresh.complete_through is None else fresh.complete_through.timestamp(),
         {table: (until - fresh.as_of).total_seconds() for table, until in map(tuple, runways)},
+        refused,
         {outcome: totals[f"{outcome}_events"] for outcome in OUTCOMES},
         {run.job: run for run in runs},
     )

@@ -124,6 +124,7 @@ class StreamPositions(Struct, frozen=True):
         complete_through: everything published to this slot before this instant has been counted
         stream_created_at: tells a recreated stream from the one last_seq belongs to
         lost_messages: messages the stream dropped before they were read
+        refused_events: events nobody understood, less what others forgive; workers stop at 20,000
     """
 
     stream: str
@@ -134,6 +135,7 @@ class StreamPositions(Struct, frozen=True):
     stream_created_at: datetime
     lost_messages: int
     updated_at: datetime
+    refused_events: int
 
 
 class IngestTotals(Struct, frozen=True):

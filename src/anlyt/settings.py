@@ -72,6 +72,13 @@ class Settings(BaseModel):
         description="events about messages submitted longer ago are too_late",
     )
     batch_events_max: int = Field(20_000, ge=1, le=100_000, description="events counted in one transaction")
+    dead_letter_share_max: float = Field(
+        0.999,
+        ge=0.5,
+        le=1,
+        description="a worker stops when more than this share of a partition's events cannot be understood, by 20,000 "
+        "events; 1: never",
+    )
     batch_deadline_s: float = Field(30.0, gt=0, le=600, description="a batch that takes longer is given up and retried")
     data_dir: Path = Field(Path(".anlyt"), description="where embedded servers keep their data")
     http_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")

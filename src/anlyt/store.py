@@ -42,6 +42,7 @@ class Position(Struct, frozen=True):
     last_published: int | None  # of message last_seq, when known
     complete_through: int | None
     stream_created: int
+    refused: int = 0  # events that were not understood, on balance (breaker.py)
 
 
 class Expected:
@@ -73,6 +74,7 @@ class Batch(Struct, frozen=True):
     complete_through: int
     lost: int = 0  # messages of this stretch that the stream dropped before they were read
     expected: Expected | None = None  # of all its events, when they are likely to be new
+    refused: int = 0  # the partition's balance behind it (breaker.py)
 
 
 class Applied(Struct, frozen=True):
@@ -114,6 +116,7 @@ async def open_position(
             last_published=to_instant(lowest["last_published_at"]) if lowest["last_published_at"] else None,
             complete_through=min(known) if len(known) == len(rows) else None,
             stream_created=to_instant(rows[0]["stream_created_at"]),
+            refused=max(row["refused_events"] for row in rows),
         )
         replaced = any(row["stream_created_at"] != created for row in rows)
         if replaced or not belongs(lowest, info, seen=seen):
@@ -253,6 +256,7 @@ async def _advance(conn: Connection, position: Position, batch: Batch) -> Positi
         None if batch.last_published is None else to_datetime(batch.last_published),
         to_datetime(batch.complete_through),
         batch.lost,
+        batch.refused,
     )
     if len(moved) != len(position.slots):
         raise PositionMoved(
@@ -263,6 +267,7 @@ async def _advance(conn: Connection, position: Position, batch: Batch) -> Positi
         last_seq=batch.last_seq,
         last_published=position.last_published if batch.last_seq == position.last_seq else batch.last_published,
         complete_through=max(position.complete_through or 0, batch.complete_through),
+        refused=batch.refused,
     )
 
 

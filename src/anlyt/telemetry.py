@@ -75,6 +75,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "anlyt_lost_messages_total": Metric(
         "counter", (), "Messages that the stream dropped before they were counted: its limits are too tight."
     ),
+    "anlyt_refused_events": Metric(
+        "gauge",
+        (),
+        "Events nobody understood, on balance, in the partition that has most of them: at 20,000 its worker stops. "
+        "Read from PostgreSQL by the API.",
+    ),
     "anlyt_late_second_counts_total": Metric(
         "counter", (), "Arrivals more than 6 h after their second; a peak_tps may be under-reported by them."
     ),
@@ -118,6 +124,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "session-too-slow": "A batch or a look at the partitions outlasted ANLYT_BATCH_DEADLINE_S; its session is ended.",
     "dead-letters-kept": "A batch had events that cannot be counted: how many of each reason, and the first sequence.",
     "sum-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
+    "nothing-understood": "Next to nothing in a partition could be understood; the worker ends, as its error says.",
     "job-done": "A periodic job did something; what, as counts.",
     "job-failed": "A periodic job failed; it is tried again when it is due.",
     "jobs-wait": "The jobs cannot be looked up at the moment; tried again soon.",
@@ -185,6 +192,7 @@ class Telemetry:
         self._recorded = self._gauge("anlyt_recorded_events")
         self._retries = self._counter("anlyt_retries_total")
         self._lost = self._counter("anlyt_lost_messages_total")
+        self._refused = self._gauge("anlyt_refused_events")
         self._late = self._counter("anlyt_late_second_counts_total")
         self._requests = self._counter("anlyt_http_requests_total")
         self._request_seconds = self._histogram("anlyt_http_request_seconds")
@@ -239,6 +247,7 @@ class Telemetry:
         *,
         complete_through_s: float | None,
         runways_s: Mapping[str, float],
+        refused: int,
         events: Mapping[Outcome, int],
         jobs: Mapping[str, _JobRun],
     ) -> None:
@@ -250,6 +259,7 @@ class Telemetry:
             self._complete_through.labels(WHOLE_STREAM).set(complete_through_s)
         for table, seconds in runways_s.items():
             self._runway.labels(table).set(seconds)
+        self._refused.set(refused)
         for outcome, count in events.items():
             self._recorded.labels(outcome).set(count)
         self._record_jobs(jobs)

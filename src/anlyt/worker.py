@@ -23,9 +23,9 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anlyt import jetstream, store
+from anlyt import breaker, jetstream, store
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
-from anlyt.errors import DatabaseUnavailable, Retry, StreamUnavailable
+from anlyt.errors import DatabaseUnavailable, NothingUnderstood, Retry, StreamUnavailable
 from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, Overflow, rules_of, to_datetime
 from anlyt.jetstream import headers_size
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
@@ -114,7 +114,8 @@ async def run(
     """Count until `stop` is set, or, with `until_idle`, until the stream's present end has been counted.
 
     On the way there `on_progress` hears how far along the stream's sequences that is, and which is the last.
-    Raises Retry when a server cannot be reached at the start; later on the worker waits for it to come back.
+    Raises Retry when a server cannot be reached at the start; later on the worker waits for it to come back. And
+    NothingUnderstood when next to nothing in a partition can be counted (breaker.py).
     """
     lanes: dict[str, Lane] = {}
 
@@ -169,29 +170,40 @@ async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lan
     failures = 0
     period = BALANCE_PERIOD_S if end is None else IDLE_PERIOD_S
     started = False
-    while not context.stop.is_set():
-        try:
-            if conn is None:
-                conn = await connect(context.database_url, application="anlyt-worker")
+    try:
+        while not context.stop.is_set():
+            try:
+                conn = conn or await _join_in(context)
                 with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
-                    await conn.execute(sql("ingest/lock_presence"), context.lock_class, context.presence_key)
-            with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
-                if end is not None and await _all_counted(context, conn, end):
-                    break
-                await _balance(context, conn, branches, lanes)
-            failures, started = 0, True
-        except Retry as error:
-            if not started:
-                raise
-            log.warning("balance-failed", cause=str(error))
-            failures += 1
-            if conn is not None:
-                conn.terminate()
-                conn = None
-        await _wait(context.stop, period if failures == 0 else _backoff(failures))
-    await _stop_lanes(list(lanes.values()))
-    if conn is not None:
+                    if end is not None and await _all_counted(context, conn, end):
+                        break
+                    await _balance(context, conn, branches, lanes)
+                failures, started = 0, True
+            except Retry as error:
+                if not started:
+                    raise
+                log.warning("balance-failed", cause=str(error))
+                failures += 1
+                if conn is not None:
+                    conn.terminate()
+                    conn = None
+            await _wait(context.stop, period if failures == 0 else _backoff(failures))
+        await _stop_lanes(list(lanes.values()))
+    finally:
+        if conn is not None:
+            conn.terminate()
+
+
+async def _join_in(context: Context) -> Connection:
+    """A session in which this worker is counted as one of those that share the partitions."""
+    conn = await connect(context.database_url, application="anlyt-worker")
+    try:
+        with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
+            await conn.execute(sql("ingest/lock_presence"), context.lock_class, context.presence_key)
+    except BaseException:
         conn.terminate()
+        raise
+    return conn
 
 
 async def _balance(context: Context, conn: Connection, branches: list[str], lanes: dict[str, Lane]) -> None:
@@ -237,12 +249,12 @@ async def _stop_lanes(lanes: list[Lane]) -> None:
     """Let every lane finish its batch, then leave; bounded in time."""
     for lane in lanes:
         lane.stop.set()
-    tasks = [lane.task for lane in lanes if lane.task is not None and not lane.task.done()]
+    tasks = [lane.task for lane in lanes if lane.task is not None]
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=STOP_LIMIT_S)
         for task in late:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # --------------------------------------------------------------------------------------------------------- one lane
@@ -265,6 +277,9 @@ async def _run_lane(context: Context, lane: Lane) -> None:
         log.warning("partition-retry", partition=lane.branch or ALL, cause=str(error))
         context.telemetry.retried(type(error).__name__)
         await _wait(lane.stop, _backoff(1))
+    except NothingUnderstood as error:
+        log.error("nothing-understood", partition=lane.branch or ALL, cause=str(error))  # noqa: TRY400 - expected
+        raise
     finally:
         context.telemetry.owned(lane.branch or ALL, owned=False)
         lane.owned = False
@@ -446,6 +461,10 @@ class Counter:
 
     async def apply(self, batch: store.Batch) -> None:
         """Count one batch within its deadline. Raises Retry when it has to be read again."""
+        where = f"partition {self._partition} of {self._position.stream}"
+        share_max = self._context.settings.dead_letter_share_max
+        balance = breaker.weigh(self._position.refused, batch.decoded, share_max=share_max, where=where)
+        batch = replace(batch, refused=balance)
         started = self._clock()
         with unavailable(), _ended_after(self._conn, self._context.settings.batch_deadline_s):
             await self._ensure_partitions(batch.decoded.events)
@@ -471,7 +490,9 @@ class Counter:
         if half == 0:
             return await self._apply_refused(batch)
         for part in batch.messages[:half], batch.messages[half:]:
-            applied = await self._apply_or_isolate(_batch(part, self._decode_chunk(part)))
+            applied = await self._apply_or_isolate(
+                replace(_batch(part, self._decode_chunk(part)), refused=batch.refused)
+            )
             self._position = applied.position
         return applied  # of the second half
 

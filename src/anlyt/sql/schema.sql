@@ -95,6 +95,7 @@ CREATE TABLE anlyt.stream_positions (
     stream_created_at TIMESTAMPTZ NOT NULL, -- tells a recreated stream from the one last_seq belongs to
     lost_messages BIGINT NOT NULL DEFAULT 0, -- messages the stream dropped before they were read
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    refused_events INTEGER NOT NULL DEFAULT 0, -- events nobody understood, less what others forgive; workers stop at 20,000
     PRIMARY KEY (stream, slot)
 );
 

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from anlyt import telemetry
 from anlyt.errors import ConfigurationError
 from anlyt.reports import JobRun
-from anlyt.telemetry import LOG_EVENTS, METRICS, Telemetry, configure_logs, guard_value
+from anlyt.telemetry import LIVE_AGE_S, LOG_EVENTS, METRICS, Telemetry, configure_logs, guard_value
 
 
 class Event(Struct):
@@ -164,6 +165,38 @@ def test_metrics_are_served_while_the_block_runs_and_a_taken_port_is_named() -> 
     assert 'anlyt_job_runs_total{job="purge",outcome="ok"} 1.0' in text
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_the_metrics_port_tells_how_the_process_is() -> None:
+    telemetry = Telemetry()
+    answers: list[tuple[int, str]] = []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    with telemetry.served(host="127.0.0.1", port=port):
+        for cause in (None, "it cannot count partition 01 at the moment", None):
+            telemetry.ready(cause)
+            answer = httpx2.get(f"http://127.0.0.1:{port}/readyz")
+            answers.append((answer.status_code, answer.text.strip()))
+        telemetry.beat()
+        answer = httpx2.get(f"http://127.0.0.1:{port}/livez")
+
+    assert answers == [(200, "ready"), (503, "it cannot count partition 01 at the moment"), (200, "ready")]
+    assert (answer.status_code, answer.text.strip()) == (200, "alive")
+
+
+def test_a_process_that_gets_no_turns_is_not_alive() -> None:
+    telemetry = Telemetry()
+    told: list[str] = []
+
+    def asked(now_s: float) -> str:
+        return b"".join(telemetry.answer("/livez", lambda status, _: told.append(status), now_s=now_s)).decode()
+
+    assert asked(1_000_000) == "alive\n"
+    telemetry.beat()
+    assert asked(time.monotonic() + LIVE_AGE_S / 2) == "alive\n"
+    assert asked(time.monotonic() + LIVE_AGE_S + 1) == "hangs\n"
+    assert told == ["200 OK", "200 OK", "503 Service Unavailable"]
 
 
 def test_a_log_event_is_one_line_of_key_and_value() -> None:

@@ -12,10 +12,13 @@ from bisect import bisect_left
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 import fleet
 import oracle
@@ -24,12 +27,13 @@ from anlyt import jetstream, publishing, worker
 from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, StreamUnavailable
 from anlyt.events import to_instant
+from anlyt.patience import BACKOFF_MAX_S, BACKOFF_MIN_S, backoff, ended_after
 from anlyt.telemetry import Telemetry
 from fault_proxy import Fault, faulty
 from support import run, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, MutableMapping
 
     from anlyt.settings import Settings
 
@@ -109,13 +113,54 @@ def test_a_session_ended_between_the_steps_of_a_statement_is_met_by_reading_agai
     async def scenario() -> None:
         async with pipeline.database(settings) as conn:
             conn.terminate()
-            with pytest.raises(DatabaseUnavailable, match="ended in the middle"), worker._ended_after(conn, 60):
+            with pytest.raises(DatabaseUnavailable, match="ended in the middle"), ended_after(conn, 60):
                 await conn._execute("SELECT 1", (), 1, None)
         async with pipeline.database(settings) as conn:
-            with pytest.raises(AttributeError), worker._ended_after(conn, 60):
+            with pytest.raises(AttributeError), ended_after(conn, 60):
                 await conn.nothing_of_this_name()
 
     run(scenario())
+
+
+def test_a_partition_that_fails_again_is_tried_later_and_later_until_a_batch_is_counted(settings: Settings) -> None:
+    """The stream goes, twice; each time the failures are counted from one."""
+    telemetry, stop = Telemetry(), asyncio.Event()
+    subject = settings.subjects.replace(">", "any")
+
+    async def scenario(log: list[MutableMapping[str, Any]]) -> list[int]:
+        def failures() -> list[int]:
+            return [line["failures"] for line in log if line["event"] == "partition-retry"]
+
+        async with pipeline.stream_of(settings) as nc:
+            working = asyncio.create_task(
+                worker.run(settings, telemetry=telemetry, crash=CrashPoints(), stop=stop), name="worker"
+            )
+            for counted, times in ((1, 4), (2, 2)):
+                await nc.jetstream().publish(subject, pipeline.submitted(datetime.now(UTC)))
+                await wait_until(lambda number=counted: telemetry.totals()["counted"] == number, 60, what="it counts")
+                goal = len(failures()) + times
+                await jetstream.request(nc, f"STREAM.DELETE.{settings.stream}")
+                await wait_until(lambda number=goal: len(failures()) >= number, 60, what="it fails again and again")
+                await jetstream.ensure_stream(nc, settings.stream, settings.subjects)
+            stop.set()
+            await working
+        return failures()
+
+    with capture_logs() as log:
+        found = run(scenario(log), 110)
+
+    again = found.index(1, 1)
+    assert again >= 4
+    assert found == [*range(1, again + 1), *range(1, len(found) - again + 1)]
+
+
+@given(failures=st.integers(min_value=1, max_value=10_000))
+def test_the_wait_doubles_up_to_a_limit_and_is_never_the_same_for_all(failures: int) -> None:
+    longest = BACKOFF_MIN_S + min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(failures, 100))
+    waits = {backoff(failures) for _ in range(20)}
+
+    assert len(waits) > 1
+    assert all(BACKOFF_MIN_S <= wait <= longest for wait in waits)
 
 
 def test_a_nats_server_that_hangs_up_at_once_is_one_that_cannot_be_reached() -> None:

@@ -116,6 +116,7 @@ def worker(
 
     settings = connected(ctx)
     telemetry = Telemetry()
+    telemetry.ready("the worker is starting")
     crash = CrashPoints.parse(settings.crash_points)
     with (
         telemetry.served(host=settings.http_host, port=metrics_port),

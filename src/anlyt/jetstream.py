@@ -50,6 +50,7 @@ CONSUMER_IDLE_S: Final = 60  # nats-server forgets a consumer nobody has asked f
 STREAM_MAX_AGE_US: Final = 7 * DAY_US
 DUPLICATE_WINDOW_S: Final = 120
 NOT_FOUND: Final = 404
+NOT_READY: Final = 503
 SUBJECTS_KNOWN_MAX: Final = 1_000  # remembered as text; more are read again
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 MESSAGE_ID_CHARS_MAX: Final = 512
@@ -87,12 +88,21 @@ def message_id(key: str) -> str | None:
     return key if key.isascii() and key.isprintable() and len(key) <= MESSAGE_ID_CHARS_MAX else None
 
 
+class NoAnswer(StreamUnavailable):
+    """JetStream does not answer."""
+
+
 class JetStreamError(StreamUnavailable):
     """JetStream refused a request."""
 
     def __init__(self, action: str, code: int, description: str) -> None:
         super().__init__(f"JetStream refused {action}: {description} (code {code})")
         self.code = code
+
+
+def is_passing(error: StreamUnavailable) -> bool:
+    """Whether a cluster that is choosing a leader, or a server that has just started, would say this, too."""
+    return isinstance(error, NoAnswer) or (isinstance(error, JetStreamError) and error.code == NOT_READY)
 
 
 # ---------------------------------------------------------------------------------------------------- connection, API
@@ -174,7 +184,7 @@ async def request(nc: Client, api: str, body: dict[str, Any] | None = None) -> d
                 f"NATS does not let this user publish to $JS.API.{api}; grant it the subjects of its role, which the "
                 "page on security lists"
             ) from None
-        raise StreamUnavailable(f"JetStream does not answer {api}: {error or type(error).__name__}") from None
+        raise NoAnswer(f"JetStream does not answer {api}: {error or type(error).__name__}") from None
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:
         error = answer["error"]

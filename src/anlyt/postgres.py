@@ -72,6 +72,7 @@ _UNREACHABLE: Final = (
     *_UNAVAILABLE,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # 55000: the database takes nobody at the moment
     asyncpg.InterfaceError,
 )
 _NO_ADDRESS: Final = (

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
+import time
 from collections import Counter as Tally
 from contextlib import contextmanager
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, assert_never, cast, get_args
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from anlyt.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence, Sized
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
     from datetime import datetime
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -33,8 +38,11 @@ OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
 METRICS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 LOG_VALUE_CHARS_MAX: Final = 8_192  # of one value in a log line; a traceback fits
+LIVE_AGE_S: Final = 60.0  # a process that got no turn for so long hangs
 UNTYPED: Final = "other"  # type label of what never became an event: dead letters and ignored types
 WHOLE_STREAM: Final = "all"  # partition label of what holds for all of them
+_OK: Final = "200 OK"
+_UNAVAILABLE: Final = "503 Service Unavailable"
 _MICROSECONDS: Final = 1_000_000
 _HTTP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BATCH_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -115,6 +123,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "key-in-address": "A key, or a token, stood in the address of a request: other logs have it now, so revoke it.",
     "nats-refused": "nats-server does not let this user publish or subscribe; the subject is in the line.",
     "stream-made": "The JetStream stream was missing and has been created.",
+    "stream-awaited": "JetStream cannot tell of the stream, as while it chooses a leader; asked again for 30 s.",
     "stream-without-slots": "The stream cannot be divided; one partition counts it whole. The remedy is in the line.",
     "partition-owned": "This worker counts the partition from now on.",
     "partition-retry": "A server failed under a partition; it starts again from its position.",
@@ -179,11 +188,22 @@ class _JobRun(Protocol):
     def succeeded_at(self) -> datetime | None: ...
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class has it
+        """Say nothing about each request."""
+
+
 class Telemetry:
-    """The metrics of one process, in one registry."""
+    """The metrics of one process, in one registry, and how it is."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self._beaten_at: float | None = None
+        self._unready: str | None = None
         self._events = self._counter("anlyt_events_total")
         self._batches = self._counter("anlyt_batches_total")
         self._batch_seconds = self._histogram("anlyt_batch_seconds")
@@ -285,7 +305,7 @@ class Telemetry:
 
     @contextmanager
     def served(self, *, host: str, port: int | None) -> Generator[None]:
-        """Serve the metrics over HTTP while the block runs, unless `port` is None; 0 takes a free one.
+        """Serve /metrics, /livez and /readyz over HTTP while the block runs, unless `port` is None; 0 takes a free one.
 
         Raises ConfigurationError when the address cannot be listened on.
         """
@@ -293,12 +313,14 @@ class Telemetry:
             yield
             return
         try:
-            server, thread = start_http_server(port, addr=host, registry=self.registry)
+            server = make_server(host, port, self._serve, _Server, _Handler)
         except OSError as error:
             raise ConfigurationError(
                 f"the metrics cannot be served on {host}:{port}: {error.strerror}; stop what listens there, or take "
                 "another --metrics-port (0 takes a free one)"
             ) from None
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
         log.info("metrics-listening", url=f"http://{host}:{server.server_port}/metrics")
         try:
             yield
@@ -306,6 +328,31 @@ class Telemetry:
             server.shutdown()
             server.server_close()
             thread.join()
+
+    def beat(self) -> None:
+        """The process gets its turns: told again and again by one that does, and missed in one that hangs."""
+        self._beaten_at = time.monotonic()
+
+    def ready(self, cause: str | None) -> None:
+        """From now on this process does its work, or does not, for this cause; it holds no secrets."""
+        self._unready = cause
+
+    def _serve(self, request: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return self.answer(request["PATH_INFO"], start_response, now_s=time.monotonic())
+
+    def answer(self, path: str, start_response: Callable[..., object], *, now_s: float) -> Iterable[bytes]:
+        """One request to the metrics port, in the words of WSGI; `now_s` as of time.monotonic()."""
+        match path:
+            case "/livez":
+                hangs = self._beaten_at is not None and now_s - self._beaten_at > LIVE_AGE_S
+                status, text = (_UNAVAILABLE, "hangs") if hangs else (_OK, "alive")
+            case "/readyz":
+                status, text = (_OK, "ready") if self._unready is None else (_UNAVAILABLE, self._unready)
+            case _:
+                start_response(_OK, [("Content-Type", METRICS_CONTENT_TYPE)])
+                return [self.render()]
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{text}\n".encode()]
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format (METRICS_CONTENT_TYPE)."""

@@ -14,24 +14,25 @@ import math
 import random
 import zlib
 from collections import Counter as Tally
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from anlyt import breaker, jetstream, store
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
-from anlyt.errors import DatabaseUnavailable, NothingUnderstood, Retry, StreamUnavailable
+from anlyt.errors import NothingUnderstood, Retry, StreamUnavailable
 from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, Overflow, rules_of, to_datetime
 from anlyt.jetstream import headers_size
+from anlyt.patience import backoff, ended_after, wait
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
     from asyncpg import Connection
 
@@ -50,11 +51,11 @@ LINGER_S: Final = (
 )
 HEAD_PERIOD_S: Final = 1.0  # how often an idle partition moves its position to the stream's head
 BALANCE_PERIOD_S: Final = 1.0
+BEAT_PERIOD_S: Final = 1.0
 IDLE_PERIOD_S: Final = 0.1  # the same while waiting for the end of the stream
-BACKOFF_MIN_S: Final = 0.2
-BACKOFF_MAX_S: Final = 5.0
 HOLE_MAX: Final = 40  # a part misses so many of its expected messages in a row by chance once in e^40
 ALL: Final = "all"  # name of the partition that is the whole stream
+START_LIMIT_S: Final = 30.0  # how long a worker that starts waits for JetStream to choose a leader
 STOP_LIMIT_S: Final = 12.0  # a batch that has not finished this long after the stop is left to be read again
 
 log = structlog.get_logger("anlyt.worker")
@@ -68,6 +69,7 @@ class Context(Struct, frozen=True):
     telemetry: Telemetry
     crash: CrashPoints
     stop: asyncio.Event
+    failures: Tally[str] = field(default_factory=Tally)  # of each partition in a row; a committed batch ends the row
 
     @property
     def database_url(self) -> str:
@@ -126,18 +128,44 @@ async def run(
 
     nc = await jetstream.connect_as(settings, name="anlyt-worker", on_disconnect=disconnected)
     context = Context(settings, nc, telemetry, crash, stop)
+    pulse = asyncio.create_task(_beat(telemetry), name="pulse")
     try:
-        replicas = settings.stream_replicas
-        info, made = await jetstream.ensure_stream(nc, settings.stream, settings.subjects, replicas=replicas)
+        info, made = await _wait_for_stream(context)
         if made:
             log.info("stream-made", stream=settings.stream, subjects=settings.subjects)
         branches = _branches(settings, info)
         end = End(info.last_seq, on_progress) if until_idle else None
         await _supervise(context, branches, lanes, end=end)
     finally:
+        pulse.cancel()
         await _stop_lanes(list(lanes.values()))
         with suppress(Exception):
             await nc.close()
+
+
+async def _beat(telemetry: Telemetry) -> None:
+    """Show that this process gets its turns."""
+    while True:
+        telemetry.beat()
+        await asyncio.sleep(BEAT_PERIOD_S)
+
+
+async def _wait_for_stream(context: Context) -> tuple[jetstream.StreamInfo, bool]:
+    """The stream, and whether it had to be made; while JetStream chooses a leader, for START_LIMIT_S at most."""
+    settings, clock = context.settings, asyncio.get_running_loop().time
+    deadline = clock() + START_LIMIT_S
+    failures = 0
+    while True:
+        try:
+            return await jetstream.ensure_stream(
+                context.nc, settings.stream, settings.subjects, replicas=settings.stream_replicas
+            )
+        except StreamUnavailable as error:
+            if not jetstream.is_passing(error) or clock() > deadline or context.stop.is_set():
+                raise
+            log.warning("stream-awaited", stream=settings.stream, cause=str(error))
+        failures += 1
+        await wait(context.stop, backoff(failures))
 
 
 def _branches(settings: Settings, info: jetstream.StreamInfo) -> list[str]:
@@ -174,31 +202,39 @@ async def _supervise(context: Context, branches: list[str], lanes: dict[str, Lan
         while not context.stop.is_set():
             try:
                 conn = conn or await _join_in(context)
-                with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
+                with unavailable(), ended_after(conn, context.settings.batch_deadline_s):
                     if end is not None and await _all_counted(context, conn, end):
                         break
                     await _balance(context, conn, branches, lanes)
                 failures, started = 0, True
+                context.telemetry.ready(_trouble(context, lanes))
             except Retry as error:
                 if not started:
                     raise
                 log.warning("balance-failed", cause=str(error))
+                context.telemetry.ready("PostgreSQL cannot be asked which partitions are free")
                 failures += 1
                 if conn is not None:
                     conn.terminate()
                     conn = None
-            await _wait(context.stop, period if failures == 0 else _backoff(failures))
+            await wait(context.stop, period if failures == 0 else backoff(failures))
         await _stop_lanes(list(lanes.values()))
     finally:
         if conn is not None:
             conn.terminate()
 
 
+def _trouble(context: Context, lanes: dict[str, Lane]) -> str | None:
+    """Which of this worker's partitions could not be counted when it was last tried; None when all is well."""
+    names = sorted(lane.branch or ALL for lane in lanes.values() if context.failures[lane.branch or ALL])
+    return f"it cannot count partition {', '.join(names)} at the moment" if names else None
+
+
 async def _join_in(context: Context) -> Connection:
     """A session in which this worker is counted as one of those that share the partitions."""
     conn = await connect(context.database_url, application="anlyt-worker")
     try:
-        with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
+        with unavailable(), ended_after(conn, context.settings.batch_deadline_s):
             await conn.execute(sql("ingest/lock_presence"), context.lock_class, context.presence_key)
     except BaseException:
         conn.terminate()
@@ -261,25 +297,33 @@ async def _stop_lanes(lanes: list[Lane]) -> None:
 
 
 async def _run_lane(context: Context, lane: Lane) -> None:
-    """Own one partition and count it until told to stop or a server fails. The connection holds the locks."""
+    """Own one partition and count it until told to stop or a server fails; then let go of it, and wait for a while."""
+    name = lane.branch or ALL
+    try:
+        await _own_and_count(context, lane)
+    except Retry as error:
+        context.failures[name] += 1
+        log.warning("partition-retry", partition=name, failures=context.failures[name], cause=str(error))
+        context.telemetry.retried(type(error).__name__)
+        await wait(lane.stop, backoff(context.failures[name]))
+    except NothingUnderstood as error:
+        log.error("nothing-understood", partition=name, cause=str(error))  # noqa: TRY400 - expected
+        raise
+
+
+async def _own_and_count(context: Context, lane: Lane) -> None:
+    """Count one partition, if its locks are free. The connection holds them."""
     conn: Connection | None = None
     try:
         conn = await connect(
             context.database_url, application="anlyt-worker", statement_timeout_s=context.settings.batch_deadline_s
         )
-        with unavailable(), _ended_after(conn, context.settings.batch_deadline_s):
+        with unavailable(), ended_after(conn, context.settings.batch_deadline_s):
             lane.owned = await conn.fetchval(sql("ingest/lock_slots"), context.lock_class, lane.slots)
         if lane.owned:
             log.info("partition-owned", partition=lane.branch or ALL)
             context.telemetry.owned(lane.branch or ALL, owned=True)
             await _count(context, lane, conn)
-    except Retry as error:
-        log.warning("partition-retry", partition=lane.branch or ALL, cause=str(error))
-        context.telemetry.retried(type(error).__name__)
-        await _wait(lane.stop, _backoff(1))
-    except NothingUnderstood as error:
-        log.error("nothing-understood", partition=lane.branch or ALL, cause=str(error))  # noqa: TRY400 - expected
-        raise
     finally:
         context.telemetry.owned(lane.branch or ALL, owned=False)
         lane.owned = False
@@ -317,7 +361,7 @@ async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Posit
     subject = jetstream.branch_filter(lane.branch, settings.subjects)
     info = await jetstream.stream_info(nc, settings.stream)
     lane.slotted = jetstream.has_slots(info.config, settings.subjects)
-    with unavailable(), _ended_after(conn, settings.batch_deadline_s):
+    with unavailable(), ended_after(conn, settings.batch_deadline_s):
         lowest = await store.lowest_position(conn, settings.stream, lane.slots)
         seen = None
         if lowest is not None and info.first_seq <= lowest <= info.last_seq:
@@ -415,7 +459,7 @@ class Counter:
         return store.Batch([], nothing, head.last_seq, head.last_published, head.now, lost)
 
     def _missing(self, last_seq: int, sequences: list[int]) -> int:
-        """Messages up to `last_seq` that the stream dropped unread. Negative when some of them still came.
+        """Messages up to `last_seq` that the stream dropped unread.
 
         A part of the stream has holes by nature, where others' messages are. Those too wide to be chance count, whole.
         """
@@ -466,10 +510,11 @@ class Counter:
         balance = breaker.weigh(self._position.refused, batch.decoded, share_max=share_max, where=where)
         batch = replace(batch, refused=balance)
         started = self._clock()
-        with unavailable(), _ended_after(self._conn, self._context.settings.batch_deadline_s):
+        with unavailable(), ended_after(self._conn, self._context.settings.batch_deadline_s):
             await self._ensure_partitions(batch.decoded.events)
             applied = await self._apply_or_isolate(batch)
         self._position = applied.position
+        self._context.failures.pop(self._partition, None)
         if batch.lost:
             log.error("messages-lost", partition=self._partition, lost=batch.lost)
             self._context.telemetry.lost(batch.lost)
@@ -536,36 +581,3 @@ def _chunks(messages: list[Message]) -> Iterator[list[Message]]:
 def _batch(messages: list[Message], decoded: Decoded) -> store.Batch:
     last = messages[-1]
     return store.Batch(messages, decoded, last.sequence, last.published, last.published)
-
-
-@contextmanager
-def _ended_after(conn: Connection, seconds: float) -> Generator[None]:
-    """End the session when the block takes longer: a connection that hangs would hold up a cancellation, too.
-
-    Whatever was being asked then has no answer; asyncpg says so by what it no longer finds. Raises DatabaseUnavailable.
-    """
-
-    def give_up() -> None:
-        log.error("session-too-slow", limit_s=seconds)
-        conn.terminate()
-
-    timer = asyncio.get_running_loop().call_later(seconds, give_up)
-    try:
-        yield
-    except AttributeError as error:
-        if not conn.is_closed():
-            raise
-        raise DatabaseUnavailable(f"the session was ended in the middle of a statement: {error}") from error
-    finally:
-        timer.cancel()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-
-
-def _backoff(failures: int) -> float:
-    """Exponential with full jitter, at least BACKOFF_MIN_S."""
-    return BACKOFF_MIN_S + random.random() * min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**failures)  # noqa: S311 - jitter

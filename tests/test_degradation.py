@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nats.js.errors
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 import fleet
 import pipeline
-from anlyt import jetstream, worker
+from anlyt import jetstream, reports, worker
 from anlyt.crash import CrashPoints
 from anlyt.embedded import EmbeddedNats
 from anlyt.errors import Retry
+from anlyt.postgres import session
 from anlyt.telemetry import Telemetry
 from databases import execute
 from serving import service
@@ -234,3 +237,58 @@ async def publish_one_by_one(nc: Client, settings: Settings, stored: list[bytes]
     for copy in copies(1_000):
         await nc.jetstream(timeout=30).publish(settings.subjects.replace(">", "any"), copy.body)
         stored.append(copy.told)
+
+
+# -------------------------------------------------------------------------------------------------------------- alarms
+
+
+def test_ids_that_stand_for_events_of_two_types_are_told_in_one_batch_and_in_two(settings: Settings) -> None:
+    """The first is counted; a copy of the same type is no conflict."""
+    now = datetime.now(UTC)
+    first = pipeline.submitted(now, event_id="twice")
+    other = json.dumps(
+        json.loads(first)
+        | {
+            "type": "message.failed",
+            "data": {"messageId": "m", "accountId": pipeline.ACCOUNT, "submittedAt": now.isoformat()},
+        }
+    ).encode()
+
+    async def scenario() -> tuple[list[dict[str, Any]], float, list[str]]:
+        telemetry = Telemetry()
+        async with pipeline.stream_of(settings) as nc:
+            stored = list[bytes]()
+            with capture_logs() as log:
+                for bodies in ([first, first, other], [other, first]):
+                    stored += await pipeline.publish(
+                        nc, settings, [pipeline.Copy(each, each, {}, "") for each in bodies]
+                    )
+                    await worker.run(
+                        settings, telemetry=telemetry, crash=CrashPoints(), stop=asyncio.Event(), until_idle=True
+                    )
+        told = [dict(line) for line in log if line["event"] == "id-conflicts"]
+        total = telemetry.registry.get_sample_value("anlyt_id_conflicts_total") or 0.0
+        return told, total, await pipeline.differences(settings, stored, now)
+
+    told, total, found = run(scenario())
+
+    assert found == []
+    assert total == 2
+    assert [(line["copies"], line["event_id"]) for line in told] == [(1, "twice /gateway/1")] * 2
+
+
+def test_how_many_accounts_have_numbers_of_today_and_yesterday_is_known(settings: Settings) -> None:
+    assert settings.database_url is not None
+    url = settings.database_url.get_secret_value()
+    fill = """
+        INSERT INTO anlyt.account_usage_daily (day_bucket, account_id)
+        SELECT date_trunc('day', now(), 'UTC') - make_interval(days => ago), gen_random_uuid()
+        FROM unnest('{0, 0, 0, 1, 1, 2}'::INTEGER[]) AS ago"""
+
+    async def scenario() -> dict[str, int]:
+        async with session(url, application="test") as conn:
+            await conn.execute(fill)
+            return (await reports.read_totals(conn, settings=settings)).accounts
+
+    # The second if midnight (UTC) comes in between.
+    assert run(scenario()) in ({"today": 3, "yesterday": 2}, {"today": 0, "yesterday": 3})

@@ -50,6 +50,7 @@ class Applied(Struct):
     counted_types: dict[str, int]
     dead_letters: int
     late_seconds: int
+    conflicts: int
 
 
 def sample(telemetry: Telemetry, name: str, **labels: str) -> float | None:
@@ -89,7 +90,7 @@ def test_two_telemetries_do_not_share_numbers() -> None:
 def test_a_batch_is_counted_by_type_and_outcome() -> None:
     telemetry = Telemetry()
     events = [Event("message.submitted")] * 5 + [Event("message.failed")]
-    applied = Applied(Position(1_700_000_000_500_000), {"message.submitted": 3, "message.failed": 1}, 2, 4)
+    applied = Applied(Position(1_700_000_000_500_000), {"message.submitted": 3, "message.failed": 1}, 2, 4, 5)
 
     telemetry.applied("0", Decoded(events, [], 7), applied, seconds=0.02)
 
@@ -102,6 +103,7 @@ def test_a_batch_is_counted_by_type_and_outcome() -> None:
     assert sample(telemetry, name, type="other", outcome="ignored") == 7
     assert sample(telemetry, "anlyt_batches_total") == 1
     assert sample(telemetry, "anlyt_late_second_counts_total") == 4
+    assert sample(telemetry, "anlyt_id_conflicts_total") == 5
     assert sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="0") == 1_700_000_000.5
 
 
@@ -128,6 +130,7 @@ def test_what_the_database_does_not_tell_any_more_is_not_exposed() -> None:
         complete_through_s=1.5,
         runways_s={"metrics_hourly": 86_400.0},
         refused=7,
+        accounts={"today": 9},
         events={"duplicate": 3},
         jobs={"purge": purge, "retention": JobRun("retention", ran, None, None, None)},
     )
@@ -136,14 +139,15 @@ def test_what_the_database_does_not_tell_any_more_is_not_exposed() -> None:
         sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly"),
         sample(telemetry, "anlyt_recorded_events", outcome="duplicate"),
         sample(telemetry, "anlyt_refused_events"),
+        sample(telemetry, "anlyt_active_accounts", day="today"),
         sample(telemetry, "anlyt_job_last_success_timestamp_seconds", job="purge"),
         sample(telemetry, "anlyt_job_last_run_seconds", job="purge"),
         sample(telemetry, "anlyt_job_last_run_ok", job="purge"),
         sample(telemetry, "anlyt_job_last_run_ok", job="retention"),
     )
-    telemetry.recorded(complete_through_s=None, runways_s={}, refused=0, events={}, jobs={})
+    telemetry.recorded(complete_through_s=None, runways_s={}, refused=0, accounts={}, events={}, jobs={})
 
-    assert told == (1.5, 86_400.0, 3.0, 7.0, ran.timestamp() - 3_600, 2.0, 0.0, None)
+    assert told == (1.5, 86_400.0, 3.0, 7.0, 9.0, ran.timestamp() - 3_600, 2.0, 0.0, None)
     assert sample(telemetry, "anlyt_job_last_run_ok", job="purge") is None
     assert sample(telemetry, "anlyt_complete_through_timestamp_seconds", partition="all") is None
     assert sample(telemetry, "anlyt_partition_runway_seconds", table="metrics_hourly") is None

@@ -390,6 +390,7 @@ def _metrics(service: Service) -> Callable[[Request], Awaitable[Response]]:
             complete_through_s=totals.complete_through_s,
             runways_s=totals.runways_s,
             refused=totals.refused,
+            accounts=totals.accounts if staff else {},
             events=totals.events if staff else {},
             jobs=totals.jobs,
         )

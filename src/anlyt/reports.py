@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     AnyConnection = Connection[Record] | PoolConnectionProxy[Record]
 
 STREAM_SLOTS: Final = PARTITIONS_MAX  # the stream is cut into as many slots as it can have partitions
+ACCOUNTS_COUNTED_MAX: Final = 100_000  # a day; an alarm needs no more
 STATUS_LETTERS_MAX: Final = 100_000  # dead letters looked at for their reasons, the latest
 STATUS_BACKFILLS_MAX: Final = 20
 ROWS_AT_ONCE: Final = 1_000  # of a stream of rows
@@ -341,11 +342,12 @@ class Totals(Struct, frozen=True):
     complete_through_s: float | None  # since 1970
     runways_s: dict[str, float]
     refused: int  # events nobody understood, on balance, in the worst partition
+    accounts: dict[str, int]  # with numbers of today and of yesterday
     events: dict[Outcome, int]
     jobs: dict[str, JobRun]  # by name
 
 
-NO_TOTALS: Final = Totals(None, {}, 0, {}, {})
+NO_TOTALS: Final = Totals(None, {}, 0, {}, {}, {})
 
 
 async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
@@ -355,12 +357,15 @@ async def read_totals(conn: AnyConnection, *, settings: Settings) -> Totals:
         totals = await conn.fetchrow(sql("read/sum_ingest_totals"), settings.stream)
         runways = await conn.fetch(sql("read/list_runways"))
         refused: int = await conn.fetchval(sql("read/find_refused"), settings.stream)
+        accounts = await conn.fetchrow(sql("read/count_accounts"), ACCOUNTS_COUNTED_MAX)
         runs = await _read_runs(conn)
+    assert accounts is not None, "two counts are one row"
     assert totals is not None, "a sum has one row"
     return Totals(
         None if fresh.complete_through is None else fresh.complete_through.timestamp(),
         {table: (until - fresh.as_of).total_seconds() for table, until in map(tuple, runways)},
         refused,
+        dict(accounts),
         {outcome: totals[f"{outcome}_events"] for outcome in OUTCOMES},
         {run.job: run for run in runs},
     )

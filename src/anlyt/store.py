@@ -12,6 +12,7 @@ import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 from asyncpg import UniqueViolationError
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from anlyt.crash import CrashPoints
     from anlyt.jetstream import StreamInfo
 
+log = structlog.get_logger("anlyt.store")
+
 COPY_IDS_MIN: Final = 100  # for fewer the round trips of a savepoint cost more than COPY saves
+COPIES_COMPARED_MAX: Final = 1_000  # of a batch, with the types their ids were counted as
 RESUME_MARGIN_US: Final = 10 * 60 * SECOND_US  # read again this much when a position no longer fits the stream
 
 
@@ -85,6 +89,7 @@ class Applied(Struct, frozen=True):
     duplicates: int
     dead_letters: int
     late_seconds: int
+    conflicts: int  # copies of another type than the event that was counted under their id
 
 
 class Resume(Struct, frozen=True):
@@ -172,6 +177,7 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
         crash.reach("after-position")
         first = distinct(events) if expected is None else expected.first
         fresh = await claim(conn, first, expect_new=expected is not None)
+        conflicts = await _find_conflicts(conn, events, first, fresh)
         crash.reach("after-claim")
         deltas = fold(fresh) if expected is None or len(fresh) < len(first) else expected.deltas()
         late = await add(conn, deltas, crash)
@@ -184,7 +190,24 @@ async def apply(conn: Connection, position: Position, batch: Batch, crash: Crash
             await conn.execute(sql("ingest/add_ingest_totals"), position.stream, position.slots[0], *totals)
         crash.reach("before-commit")
     crash.reach("after-commit")
-    return Applied(moved, Counter(event.type for event in fresh), duplicates, len(letters), late)
+    if conflicts:
+        log.warning("id-conflicts", stream=position.stream, copies=len(conflicts), event_id=conflicts[0])
+    return Applied(moved, Counter(event.type for event in fresh), duplicates, len(letters), late, len(conflicts))
+
+
+async def _find_conflicts(
+    conn: Connection, events: Sequence[Event], first: Mapping[str, Event], fresh: Sequence[Event]
+) -> list[str]:
+    """Ids that stand for events of two types, of the first COPIES_COMPARED_MAX copies."""
+    if len(fresh) == len(events):
+        return []
+    new = {event.key for event in fresh}
+    twice = [event.key for event in events if event.key in new and first[event.key].type != event.type]
+    copies = [event for event in events if event.key not in new][:COPIES_COMPARED_MAX]
+    if not copies:
+        return twice
+    ids, types = "\n".join([event.key for event in copies]), "\n".join([event.type for event in copies])
+    return twice + [row["event_id"] for row in await conn.fetch(sql("ingest/find_conflicts"), ids, types)]
 
 
 _NOTHING: Final = Decoded([], [], 0)

@@ -92,6 +92,18 @@ METRICS: Final[Mapping[str, Metric]] = {
     "anlyt_late_second_counts_total": Metric(
         "counter", (), "Arrivals more than 6 h after their second; a peak_tps may be under-reported by them."
     ),
+    "anlyt_id_conflicts_total": Metric(
+        "counter",
+        (),
+        "Copies of another type than the event that was counted under their id, of the first 1,000 copies a batch: a "
+        "producer uses ids twice, and what came second is not counted.",
+    ),
+    "anlyt_active_accounts": Metric(
+        "gauge",
+        ("day",),
+        "Accounts with numbers of today and of yesterday (UTC), counted up to 100,000: read from PostgreSQL by the "
+        "API, for platform keys only.",
+    ),
     "anlyt_http_requests_total": Metric("counter", ("route", "status"), "HTTP requests answered."),
     "anlyt_http_request_seconds": Metric("histogram", ("route",), "Time to answer an HTTP request.", _HTTP_BUCKETS_S),
     "anlyt_live_listeners": Metric("gauge", (), "Readers of /v1/live in this process."),
@@ -132,6 +144,7 @@ LOG_EVENTS: Final[Mapping[str, str]] = {
     "stream-changed": "The stream was recreated or restored; it is read again by time, and ids decide what counts.",
     "session-too-slow": "A batch or a look at the partitions outlasted ANLYT_BATCH_DEADLINE_S; its session is ended.",
     "dead-letters-kept": "A batch had events that cannot be counted: how many of each reason, and the first sequence.",
+    "id-conflicts": "Copies are of another type than the event counted under their id; the first id is in the line.",
     "sum-overflow": "A sum did not fit its column; the message that broke it is being isolated.",
     "nothing-understood": "Next to nothing in a partition could be understood; the worker ends, as its error says.",
     "job-done": "A periodic job did something; what, as counts.",
@@ -175,6 +188,8 @@ class _Applied(Protocol):
     def dead_letters(self) -> int: ...
     @property
     def late_seconds(self) -> int: ...
+    @property
+    def conflicts(self) -> int: ...
 
 
 class _JobRun(Protocol):
@@ -214,6 +229,8 @@ class Telemetry:
         self._lost = self._counter("anlyt_lost_messages_total")
         self._refused = self._gauge("anlyt_refused_events")
         self._late = self._counter("anlyt_late_second_counts_total")
+        self._conflicts = self._counter("anlyt_id_conflicts_total")
+        self._accounts = self._gauge("anlyt_active_accounts")
         self._requests = self._counter("anlyt_http_requests_total")
         self._request_seconds = self._histogram("anlyt_http_request_seconds")
         self._live_listeners = self._gauge("anlyt_live_listeners")
@@ -234,6 +251,7 @@ class Telemetry:
         self._batches.inc()
         self._batch_seconds.observe(seconds)
         self._late.inc(applied.late_seconds)
+        self._conflicts.inc(applied.conflicts)
         if applied.position.complete_through is not None:
             self._complete_through.labels(partition).set(applied.position.complete_through / _MICROSECONDS)
 
@@ -268,6 +286,7 @@ class Telemetry:
         complete_through_s: float | None,
         runways_s: Mapping[str, float],
         refused: int,
+        accounts: Mapping[str, int],
         events: Mapping[Outcome, int],
         jobs: Mapping[str, _JobRun],
     ) -> None:
@@ -280,6 +299,9 @@ class Telemetry:
         for table, seconds in runways_s.items():
             self._runway.labels(table).set(seconds)
         self._refused.set(refused)
+        self._accounts.clear()
+        for day, count in accounts.items():
+            self._accounts.labels(day).set(count)
         for outcome, count in events.items():
             self._recorded.labels(outcome).set(count)
         self._record_jobs(jobs)

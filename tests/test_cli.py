@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -187,6 +188,12 @@ def test_a_database_without_the_schema_says_what_to_run(postgres_server: Embedde
 
     assert (result.code, is_a_sentence(result)) == (3, True), result.err
     assert "run: anlyt migrate" in result.err
+
+
+def test_the_version_is_that_of_the_package(inside: Any) -> None:
+    result = inside("--version")
+
+    assert (result.code, result.out, result.err) == (0, f"anlyt {metadata.version('anlyt')}\n", "")
 
 
 def test_help_answers_without_loading_what_commands_need() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib import metadata
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated, Final, cast
 
@@ -103,15 +104,25 @@ def _report(error: BaseException) -> int:
     return AnlytError.exit_code
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        typer.echo(f"anlyt {metadata.version('anlyt')}")
+        raise typer.Exit
+
+
 @app.callback()
 def configure(
     ctx: typer.Context,
+    *,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML file with settings (or ANLYT_CONFIG).")
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting; wins over the environment.")
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     """Exactly-once analytics for an A2P messaging platform."""
     flags: dict[str, object] = {"config": config}

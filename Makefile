@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 600
 SEEDS ?= 1..100
+SOAK_SECONDS ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long simulate check gen lock bench bench-quick fuzz sbom clean
+.PHONY: help setup run test test-long simulate soak check gen lock bench bench-quick fuzz sbom clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +30,9 @@ test-long: setup ## the tests that take longer
 
 simulate: setup ## runs under faults drawn from seeds: make simulate SEEDS=1..1000
 	nice -n 19 $(BIN)/python tests/simulator.py --seeds $(SEEDS)
+
+soak: setup ## hours of mixed load in SOAK_SECONDS (600): memory, files, sessions and tables must not grow
+	$(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
 
 check: setup ## format, lint, types, imports, generated files
 	$(BIN)/ruff format --check .

@@ -1,24 +1,106 @@
-"""PostgreSQL with a standby, both on loopback, each in a directory of its own, so that a test can take one away."""
+"""Servers that stand in for each other: three nats-servers with JetStream as a cluster, PostgreSQL with a standby.
+
+All on loopback, from the wheels, each in a directory of its own, so that a test can take one away while the others go
+on, or start them one by one.
+"""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
 
 import databases
-from anlyt.embedded import EmbeddedPostgres
-from anlyt.errors import DatabaseUnavailable
-from support import wait_until
+from anlyt import jetstream
+from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
+from anlyt.errors import DatabaseUnavailable, StreamUnavailable
+from support import free_port, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
+    from anlyt.frames import Client
+
+NODES: Final = 3
+PASSWORD: Final = "of-the-cluster"  # noqa: S105 - of servers of a test, on loopback
 LIMIT_S: Final = 120.0
 SMALL: Final = {"fsync": "off", "shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "128MB"}
+
+
+class Node(EmbeddedNats):
+    """One nats-server of a cluster whose routes listen on `ports`; its own is the one at `number`."""
+
+    def __init__(self, directory: Path, number: int, ports: Sequence[int]) -> None:
+        super().__init__(directory, sync_interval="1m")
+        self.name = f"n{number}"
+        self._route_port, self._ports = ports[number], ports
+
+    def _address(self, user: str) -> str:
+        return f"nats://{user}:{PASSWORD}@127.0.0.1:{self._keeper.port}"
+
+    @property
+    def _name(self) -> str:
+        return self.name
+
+    def _configuration(self) -> str:
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._ports)
+        alone = super()._configuration()
+        for user in "anlyt", "admin":
+            alone = alone.replace(self._keeper.secret(f"{user}.password"), PASSWORD)
+        return f"""{alone}
+            cluster {{
+                name: "anlyt", listen: "127.0.0.1:{self._route_port}", no_advertise: true, routes: [{routes}]
+            }}
+        """
+
+
+class Cluster:
+    """Three nodes."""
+
+    def __init__(self, directory: Path) -> None:
+        ports: list[int] = []
+        while len(ports) < NODES:
+            ports = [*{*ports, free_port()}]
+        self.nodes = [Node(directory / f"nats-{number}", number, ports) for number in range(NODES)]
+
+    @property
+    def url(self) -> str:
+        """The addresses of all nodes."""
+        return ",".join(node.url for node in self.nodes)
+
+    async def whole(self, nc: Client, stream: str) -> None:
+        """Wait until every node has all of the stream."""
+
+        async def all_current() -> bool:
+            group = await self._group(nc, stream)
+            followers = (group or {}).get("replicas", [])
+            return len(followers) == NODES - 1 and all(f["current"] and not f.get("offline") for f in followers)
+
+        await wait_until(all_current, LIMIT_S, what=f"every node has {stream}")
+
+    async def _group(self, nc: Client, stream: str) -> dict[str, Any] | None:
+        try:
+            return (await jetstream.request(nc, f"STREAM.INFO.{stream}"))["cluster"]
+        except StreamUnavailable:
+            return None
+
+
+@asynccontextmanager
+async def loners(directory: Path) -> AsyncGenerator[Cluster]:
+    """Three nodes of which one runs: it cannot do anything until the test starts another."""
+    made = Cluster(directory)
+    try:
+        await made.nodes[0].start()
+        yield made
+    finally:
+        for node in made.nodes:
+            await node.stop()
+
+
+# ------------------------------------------------------------------------------------------------- primary and standby
 
 
 class Standby(EmbeddedPostgres):

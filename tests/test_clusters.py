@@ -1,4 +1,4 @@
-"""Exact when the PostgreSQL primary goes and its standby takes over."""
+"""Exact when the PostgreSQL primary goes and its standby takes over; a start while a NATS cluster has no leader."""
 
 from __future__ import annotations
 
@@ -125,3 +125,27 @@ async def _events_counted(url: str) -> int:
         return int(await conn.fetchval("SELECT count(*) FROM anlyt.processed_events"))
     finally:
         await conn.close()
+
+
+# -------------------------------------------------------------------------------------------------------- NATS cluster
+
+
+@pytest.mark.long
+def test_a_worker_that_starts_while_there_is_no_leader_waits_for_one(settings: Settings, server_dir: Path) -> None:
+    async def scenario() -> int:
+        async with AsyncExitStack() as stack:
+            cluster = await stack.enter_async_context(clusters.loners(server_dir))
+            changed = {"nats_url": SecretStr(cluster.nodes[0].url), "stream_replicas": clusters.NODES}
+            settings_here = settings.model_copy(update=changed)
+            (process,) = await stack.enter_async_context(workers_of(settings_here, 1))
+            await wait_until(lambda: "stream-awaited" in process.said, LIMIT_S, what="the worker waits")
+            assert process.poll() is None
+            for node in cluster.nodes[1:]:
+                await node.start()
+            nc = await wait_until(lambda: pipeline.connected(settings_here), LIMIT_S, what="a connection")
+            stack.push_async_callback(nc.close)
+            await cluster.whole(nc, settings.stream)
+            await pipeline.publish_through_outages(nc, settings_here, traffic(14, 20)[1])
+            return await pipeline.all_counted(nc, settings_here, limit_s=LIMIT_S)
+
+    assert run(scenario(), LIMIT_S) > 0

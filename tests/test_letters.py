@@ -343,6 +343,26 @@ def test_a_cost_that_no_longer_fits_its_sum_fails_alone(database_url: str) -> No
     run(scenario())
 
 
+def test_a_letter_that_no_longer_fits_a_full_sum_fails_alone(database_url: str) -> None:
+    async def scenario() -> None:
+        await keep(database_url, event(1), event(2, segments=1_000, cost="0"), event(3))
+        async with session(database_url, application="test") as conn:
+            await conn.execute(
+                "INSERT INTO anlyt.account_usage_daily (day_bucket, account_id, total_segments)"
+                " VALUES (date_trunc('day', $2::TIMESTAMPTZ, 'UTC'), $1::UUID, $3)",
+                ACCOUNT,
+                NOW,
+                2**63 - 1 - 2,
+            )
+            assert await retry(database_url) == {"counted": 2, "failed": 1}
+            row = (await read_letters(conn))[1]
+
+        assert (row["retry_reason"], row["resolution"]) == ("invalid_field", None)
+        assert "past 9223372036854775807" in row["retry_detail"]
+
+    run(scenario())
+
+
 def test_many_letters_go_in_bounded_transactions_each_tried_once(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

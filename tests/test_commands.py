@@ -249,7 +249,7 @@ def test_ctrl_c_in_the_middle_is_told_without_a_traceback(counted: dict[str, str
 
 TABLES = ["processed_events", "metrics_hourly", "metrics_daily", "latency_histograms"]
 LONG_WORK = {
-    ("worker", "--until-idle"): r"counting .* 0 of [1-9]\d* messages",
+    ("worker", "--until-idle"): r"counting .* 0 of [1-9][\d,]* messages",
     ("reconcile",): r"reconciling .* 0 of 6 identities|reconciling .* 0 identities",
     ("export", "daily", "--from", "-7d"): r"exporting .* 0 rows",
     ("jobs", "run", "percentiles"): r"merging histograms .* 0 segments",

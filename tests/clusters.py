@@ -1,11 +1,12 @@
 """Servers that stand in for each other: three nats-servers with JetStream as a cluster, PostgreSQL with a standby.
 
 All on loopback, from the wheels, each in a directory of its own, so that a test can take one away while the others go
-on, or start them one by one.
+on. A node is cut off by stopping its process: its connections stay open and say nothing more.
 """
 
 from __future__ import annotations
 
+import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -37,6 +38,11 @@ class Node(EmbeddedNats):
         super().__init__(directory, sync_interval="1m")
         self.name = f"n{number}"
         self._route_port, self._ports = ports[number], ports
+
+    def forget_everything(self) -> None:
+        """Empty the store of a node that is down."""
+        for path in self._keeper.data.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _address(self, user: str) -> str:
         return f"nats://{user}:{PASSWORD}@127.0.0.1:{self._keeper.port}"
@@ -71,6 +77,16 @@ class Cluster:
         """The addresses of all nodes."""
         return ",".join(node.url for node in self.nodes)
 
+    async def leader(self, nc: Client, stream: str) -> Node:
+        """The node that leads the stream."""
+
+        async def named() -> str | None:
+            group = await self._group(nc, stream)
+            return group and group.get("leader")
+
+        name = await wait_until(named, LIMIT_S, what=f"{stream} has a leader")
+        return next(node for node in self.nodes if node.name == name)
+
     async def whole(self, nc: Client, stream: str) -> None:
         """Wait until every node has all of the stream."""
 
@@ -81,11 +97,46 @@ class Cluster:
 
         await wait_until(all_current, LIMIT_S, what=f"every node has {stream}")
 
+    async def info(self, nc: Client, stream: str) -> jetstream.StreamInfo:
+        """What the stream holds, as soon as somebody can tell."""
+
+        async def asked() -> jetstream.StreamInfo | None:
+            try:
+                return await jetstream.stream_info(nc, stream)
+            except StreamUnavailable:
+                return None
+
+        return await wait_until(asked, LIMIT_S, what=f"somebody tells of {stream}")
+
     async def _group(self, nc: Client, stream: str) -> dict[str, Any] | None:
         try:
             return (await jetstream.request(nc, f"STREAM.INFO.{stream}"))["cluster"]
         except StreamUnavailable:
             return None
+
+
+@asynccontextmanager
+async def cluster(directory: Path) -> AsyncGenerator[Cluster]:
+    """Three nodes that have found each other."""
+    async with loners(directory) as made:
+        for node in made.nodes[1:]:
+            await node.start()
+        nc = await jetstream.connect(made.url, name="test")
+        try:
+
+            async def one_leads() -> bool:
+                try:
+                    await jetstream.request(nc, "INFO")
+                    await jetstream.ensure_stream(nc, "PROBE", "probe.>", replicas=NODES)
+                except StreamUnavailable:
+                    return False
+                return True
+
+            await wait_until(one_leads, LIMIT_S, what="the cluster takes a stream")
+            await made.whole(nc, "PROBE")
+        finally:
+            await nc.close()
+        yield made
 
 
 @asynccontextmanager

@@ -113,6 +113,11 @@ class Copy:
     headers: dict[str, str]
     mark: str
 
+    @property
+    def subject(self) -> str:
+        """Behind the prefix. Many different ones, as a stream in a cluster is divided by subject."""
+        return f"any.{self.mark[:2]}where"
+
 
 def copies_of(rng: random.Random, bodies: Iterable[bytes], *, most: int = 3) -> list[Copy]:
     """Every body 1 to `most` times, in random order, in every shape an event may arrive in."""
@@ -193,11 +198,13 @@ def dear_bodies(rng: random.Random, now: datetime) -> list[bytes]:
 async def publish(nc: Client, settings: Settings, copies: Sequence[Copy]) -> list[bytes]:
     """Publish in order; what JetStream stored, as the oracle reads it (not the copies it knew by their Nats-Msg-Id)."""
     js = nc.jetstream(timeout=30, publish_async_max_pending=PUBLISH_WINDOW)
-    subject = settings.subjects.removesuffix(">") + "any.where"
+    prefix = settings.subjects.removesuffix(">")
     stored: list[bytes] = []
     for start in range(0, len(copies), PUBLISH_WINDOW):
         part = copies[start : start + PUBLISH_WINDOW]
-        asked = [await js.publish_async(subject, copy.body, headers=copy.headers or None) for copy in part]
+        asked = [
+            await js.publish_async(prefix + copy.subject, copy.body, headers=copy.headers or None) for copy in part
+        ]
         acks = await asyncio.wait_for(asyncio.gather(*asked), 30)
         stored += [copy.told for copy, ack in zip(part, acks, strict=True) if not ack.duplicate]
     return stored
@@ -211,10 +218,12 @@ async def publish_through_outages(nc: Client, settings: Settings, copies: Sequen
 
 async def _publish_until_known(nc: Client, settings: Settings, left: list[Copy]) -> None:
     js = nc.jetstream(timeout=2)
-    subject = settings.subjects.removesuffix(">") + "any.where"
+    prefix = settings.subjects.removesuffix(">")
 
     async def all_known() -> bool:
-        asked = (js.publish(subject, copy.body, headers=copy.headers | {MARK: copy.mark}) for copy in left)
+        asked = (
+            js.publish(prefix + copy.subject, copy.body, headers=copy.headers | {MARK: copy.mark}) for copy in left
+        )
         answers = await asyncio.gather(*asked, return_exceptions=True)
         left[:] = [copy for copy, answer in zip(left, answers, strict=True) if isinstance(answer, BaseException)]
         return not left

@@ -1,9 +1,11 @@
-"""Exact when the PostgreSQL primary goes and its standby takes over; a start while a NATS cluster has no leader."""
+"""Exact while a server of several goes: a node of the NATS cluster, a worker, the PostgreSQL primary."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,9 +24,10 @@ from anlyt.errors import StreamUnavailable
 from support import run, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
+    from anlyt.frames import Client
     from anlyt.settings import Settings
 
 LIMIT_S = 600
@@ -128,6 +131,81 @@ async def _events_counted(url: str) -> int:
 
 
 # -------------------------------------------------------------------------------------------------------- NATS cluster
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_exact_while_nodes_of_a_nats_cluster_and_workers_die_and_a_node_forgets(
+    settings: Settings, server_dir: Path, seed: int
+) -> None:
+    assert run(_nodes_go(settings, server_dir, seed), LIMIT_S) == []
+
+
+async def _nodes_go(settings: Settings, directory: Path, seed: int) -> list[str]:
+    """Publish a part in each turn while something is away; workers that were killed are replaced."""
+    now, copies = traffic(seed)
+    turns = ["leader", "follower", "store", "worker", "frozen"]
+    random.Random(seed).shuffle(turns)
+    size = len(copies) // len(turns) + 1
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(clusters.cluster(directory))
+        changed = {"nats_url": SecretStr(cluster.url), "stream_replicas": clusters.NODES, "partitions": 4}
+        settings = settings.model_copy(update=changed | {"batch_events_max": 20})
+        nc = await stack.enter_async_context(pipeline.stream_of(settings))
+        workers = await stack.enter_async_context(workers_of(settings, 3))
+        for number, turn in enumerate(turns):
+            part = copies[number * size : (number + 1) * size]
+            await pipeline.publish_through_outages(nc, settings, part[: size // 2])
+            bring_back = await _take_away(turn, cluster, nc, settings, workers)
+            await pipeline.publish_through_outages(nc, settings, part[size // 2 :])
+            await bring_back()
+            await cluster.whole(nc, settings.stream)
+            info = await cluster.info(nc, settings.stream)
+            await _count_on(settings, workers, info.last_seq, turn=turn)
+        assert info.config["num_replicas"] == clusters.NODES
+        stored = await pipeline.stored_copies(nc, settings, copies)
+    return await wrong(settings, stored, now)
+
+
+async def _take_away(
+    turn: str, cluster: clusters.Cluster, nc: Client, settings: Settings, workers: list[fleet.WorkerProcess]
+) -> Callable[[], Awaitable[None]]:
+    """Take away what the turn is about; how to bring it back."""
+    if turn == "worker":
+        workers[0].close()
+
+        async def replace() -> None:
+            workers[0] = fleet.WorkerProcess(settings, until_idle=False)
+
+        return replace
+    leader = await cluster.leader(nc, settings.stream)
+    node = leader if turn in {"leader", "frozen"} else next(node for node in cluster.nodes if node is not leader)
+    if turn == "frozen":
+        os.kill(node.pid, signal.SIGSTOP)
+
+        async def thaw() -> None:
+            os.kill(node.pid, signal.SIGCONT)
+
+        return thaw
+    node.kill()
+    if turn == "store":
+        node.forget_everything()
+    return node.start
+
+
+async def _count_on(settings: Settings, workers: list[fleet.WorkerProcess], end: int, *, turn: str) -> None:
+    """Wait until everything up to `end` is counted. No worker ends by itself."""
+
+    async def counted() -> bool:
+        for process in workers:
+            assert process.poll() is None, process.said
+        return await pipeline.counted_through(settings) >= end
+
+    try:
+        await wait_until(counted, LIMIT_S / 2, what=f"{end} counted after the turn of the {turn}")
+    except AssertionError as e:
+        said = "\n".join(process.said[-fleet.LOG_CHARS :] for process in workers)
+        raise AssertionError(f"{e}\n{said}") from None
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import typer
 
-from anlyt import cli, jetstream, jobs, worker
+from anlyt import cli, jetstream, jobs, slots, worker
 from anlyt.cloudevents import ATTRIBUTES, BATCH_BODY_EVENTS_MAX, Data
 from anlyt.crash import CrashPoints
 from anlyt.events import Decoder, EventType, Message, Rules, parse_instant
@@ -279,10 +279,11 @@ def test_the_jobs_are_those_of_the_table() -> None:
     assert seconds == {job.name: job.period.total_seconds() for job in jobs.JOBS}
 
 
-def test_the_subject_transform_is_the_one_that_is_made() -> None:
-    (block,) = blocks(text_of("docs/operations.md"), "json")
+@pytest.mark.parametrize(("page", "replicas"), [("docs/operations.md", 1), ("docs/clusters.md", 3)])
+def test_the_subject_transform_is_the_one_that_is_made(page: str, replicas: int) -> None:
+    (block,) = blocks(text_of(page), "json")
 
-    assert json.loads(block) == jetstream.slot_transform(Settings().subjects)
+    assert json.loads(block) == slots.division(Settings().subjects, replicas=replicas).transform
 
 
 def test_every_runtime_dependency_has_its_reason() -> None:

@@ -20,6 +20,7 @@ from anlyt.crash import CrashPoints
 from anlyt.embedded import EmbeddedNats
 from anlyt.errors import PositionMoved
 from anlyt.events import Decoder, Message, to_instant
+from anlyt.slots import SLOTS
 from support import run, wait_until
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Ledger:
 
 
 @asynccontextmanager
-async def ledger(settings: Settings, slots: range = range(jetstream.SLOTS)) -> AsyncGenerator[Ledger]:
+async def ledger(settings: Settings, slots: range = range(SLOTS)) -> AsyncGenerator[Ledger]:
     """An empty ledger of some slots of a stream that need not exist."""
     assert settings.database_url is not None
     info = jetstream.StreamInfo(to_instant(NOW), 1, 0, 0, 0, to_instant(NOW), {})
@@ -123,7 +124,7 @@ def test_two_workers_that_copy_the_same_ids_at_once_count_them_once(settings: Se
     bodies = [pipeline.submitted(NOW) for _ in range(4 * store.COPY_IDS_MIN)]
 
     async def scenario() -> tuple[int, int]:
-        half = jetstream.SLOTS // 2
+        half = SLOTS // 2
         async with ledger(settings, range(half)) as one, ledger(settings, range(half, 2 * half)) as other:
             await asyncio.gather(
                 one.count(*bodies[: 3 * store.COPY_IDS_MIN], expect_new=True),

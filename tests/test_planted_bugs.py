@@ -129,7 +129,7 @@ BUGS = {
         "aged 2 h",
     ),
     "the stream read from its beginning at every start": Bug(
-        (("worker.py", "subject=subject, after=resume.position.last_seq", "subject=subject, after=0"),),
+        (("worker.py", "context, lane, after=resume.position.last_seq", "context, lane, after=0"),),
         "aged 49 h",
     ),
     "failures left out of the platform": Bug(

@@ -28,6 +28,7 @@ from anlyt.crash import CrashPoints
 from anlyt.errors import DatabaseUnavailable, StreamUnavailable
 from anlyt.events import to_instant
 from anlyt.patience import BACKOFF_MAX_S, BACKOFF_MIN_S, backoff, ended_after
+from anlyt.slots import SLOTS
 from anlyt.telemetry import Telemetry
 from fault_proxy import Fault, faulty
 from support import run, wait_until
@@ -212,7 +213,7 @@ def test_everything_published_before_complete_through_has_been_counted(settings:
                 while not publishing_all.done():
                     row = await conn.fetchrow(LOOK)
                     assert row is not None
-                    looks += [(row["complete_through"], row["counted"])] if row["slots"] == jetstream.SLOTS else []
+                    looks += [(row["complete_through"], row["counted"])] if row["slots"] == SLOTS else []
                 await publishing_all
             await pipeline.all_counted(nc, settings)
             times = await pipeline.published_times(nc, settings.stream)

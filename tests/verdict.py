@@ -18,6 +18,7 @@ import publisher
 from anlyt import jetstream, reconcile
 from anlyt.errors import Retry
 from anlyt.events import to_datetime
+from anlyt.slots import SLOTS
 from support import wait_until
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ async def _wrong_positions(conn: Connection, nc: Client, settings: Settings) -> 
     rows = await conn.fetch(
         "SELECT slot, last_seq, lost_messages FROM anlyt.stream_positions WHERE stream = $1", settings.stream
     )
-    found = [f"{len(rows)} slots instead of {jetstream.SLOTS}"] if len(rows) != jetstream.SLOTS else []
+    found = [f"{len(rows)} slots instead of {SLOTS}"] if len(rows) != SLOTS else []
     for row in rows:
         if row["last_seq"] != info.last_seq:
             found.append(f"slot {row['slot']} is at {row['last_seq']} of {info.last_seq}")

@@ -28,6 +28,7 @@ from anlyt.errors import AnlytError, UsageError
 from anlyt.postgres import session, sql
 from anlyt.reconcile import DIFFERENCES_SHOWN_MAX, Difference
 from anlyt.recount import COLUMNS, DAY_US, FUTURE_US, HOUR_US, Count, Fact, Rules
+from anlyt.slots import division_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -334,15 +335,10 @@ def _keep_facts(hours: _Range, facts: Iterable[Fact]) -> int:
 
 def _slots(settings: Settings, info: StreamInfo) -> Callable[[Message], int]:
     """Which slot a message is of, by the tokens the stream puts into its subject; 0 where it puts none."""
-    if not jetstream.has_slots(info.config, settings.subjects):
+    division = division_of(info.config, settings.subjects)
+    if division is None:
         return lambda _message: 0
-    skipped = len(settings.subjects.removesuffix(">"))
-
-    def slot_of(message: Message) -> int:
-        tokens = message.subject[skipped:].split(".")[: jetstream.SLOT_BITS]
-        return int("".join(tokens), 2) if {*tokens} <= {"0", "1"} and len(tokens) == jetstream.SLOT_BITS else 0
-
-    return slot_of
+    return lambda message: division.slot(message.subject) or 0
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
-from anlyt import jetstream, jobs, postgres
+from anlyt import jetstream, jobs, postgres, slots
 from anlyt.breaker import REFUSED_EVENTS_MAX
 from anlyt.clickhouse import TABLES, statement
 from anlyt.credentials import LOOPBACK_HOSTS, plain_hosts
@@ -357,10 +357,11 @@ async def _check_stream(nc: jetstream.Client, settings: Settings, clocks: dict[s
     for problem in problems:
         level: Level = "problem" if problem.startswith("must") else "warning"
         findings.append(Finding("stream", level, f"{settings.stream} {problem}", _remedy(info.config)))
-    if not jetstream.has_slots(info.config, settings.subjects):
-        transform = json.dumps(jetstream.slot_transform(settings.subjects))
-        text = f"{settings.stream} can only be counted as one partition: it puts no slots into its subjects"
-        findings.append(Finding("partitions", "warning", text, f"set its subject_transform to {transform}"))
+    if slots.division_of(info.config, settings.subjects) is None:
+        text = (
+            f"{settings.stream} can only be counted as one partition: its subjects carry no slots, or not all the same"
+        )
+        findings.append(Finding("partitions", "warning", text, slots.remedy(info.config, settings.subjects)))
     if not problems:
         age = info.config.get("max_age", 0)
         kept = f"{age / DAY_NS:.1f} days" if age else "without end"

@@ -3,9 +3,7 @@
 Reading keeps no state in NATS that matters: an ephemeral pull consumer without acks delivers from the position that
 PostgreSQL holds, and is thrown away at the first doubt (I4). Every message says its place in the consumer's own
 sequence, so a hole in delivery is seen and never counted over. What may be in flight is bounded by BUFFER_* limits.
-
-The stream is cut into 16 slots by four random binary tokens that the stream puts behind the subject's prefix. A
-partition owns the slots of one branch of that tree, so one wildcard filter reads it, whatever the number of partitions.
+A stream of a cluster is read from any of its servers; what one of them has not got yet is never passed over.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from anlyt.credentials import Identity, connect_options, identity_of, needs_tls,
 from anlyt.errors import ConfigurationError, StreamUnavailable
 from anlyt.events import DAY_US, Message, format_instant, parse_instant
 from anlyt.frames import REFUSED, Client, read_subject
+from anlyt.slots import division
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
     from anlyt.settings import Settings
+    from anlyt.slots import Division
 
-SLOT_BITS: Final = 4
-SLOTS: Final = 1 << SLOT_BITS
 CONNECT_TIMEOUT_S: Final = 5
 REQUEST_TIMEOUT_S: Final = 5.0
 PULL_MESSAGES_MAX: Final = 5_000  # one pull request
@@ -46,7 +44,9 @@ PULL_EXPIRES_S: Final = 5
 PULL_GRACE_S: Final = 5  # silence this long after a pull should have ended means the consumer is gone
 BUFFER_MESSAGES_MAX: Final = 20_000  # read and not yet taken, pulls in flight included
 BUFFER_BYTES_MAX: Final = 32 * 1_048_576
+STALL_LIMIT_S: Final = 20.0  # a stored message that is not delivered for so long: another consumer is asked
 CONSUMER_IDLE_S: Final = 60  # nats-server forgets a consumer nobody has asked for this long
+HEAD_LIMIT_US: Final = 4_000_000  # in a cluster, for one look at the head: leaders do not change twice in it
 STREAM_MAX_AGE_US: Final = 7 * DAY_US
 DUPLICATE_WINDOW_S: Final = 120
 NOT_FOUND: Final = 404
@@ -73,6 +73,7 @@ class StreamInfo(Struct, frozen=True):
     messages: int
     now: int  # the server's clock when it answered
     config: dict[str, Any]
+    leader: str | None = None  # the server of a cluster that answered
 
 
 class Outgoing(Struct, frozen=True):
@@ -204,6 +205,7 @@ async def stream_info(nc: Client, stream: str) -> StreamInfo:
         messages=state["messages"],
         now=parse_instant(answer["ts"]),
         config=answer["config"],
+        leader=answer.get("cluster", {}).get("leader"),
     )
 
 
@@ -218,15 +220,25 @@ async def published_at(nc: Client, stream: str, sequence: int) -> int | None:
     return parse_instant(answer["message"]["time"])
 
 
-async def next_sequence(nc: Client, stream: str, subject: str | None, *, start: int) -> int | None:
-    """Sequence of the first message of `subject` (None: all) at or behind `start`; None when none is stored."""
+async def next_stored(nc: Client, stream: str, subject: str | None, *, start: int) -> tuple[int, str] | None:
+    """Sequence and stored subject of the first message of `subject` (None: all) at or behind `start`; None: no such."""
     try:
         answer = await request(nc, f"STREAM.MSG.GET.{stream}", {"seq": start, "next_by_subj": subject or ">"})
     except JetStreamError as error:
         if error.code == NOT_FOUND:
             return None
         raise
-    return int(answer["message"]["seq"])
+    return int(answer["message"]["seq"]), answer["message"]["subject"]
+
+
+async def check_slots(nc: Client, stream: str, division: Division, *, after: int) -> None:
+    """Raises StreamUnavailable when messages are left from before the stream was divided so: no part reads them."""
+    left = await next_stored(nc, stream, f"{division.prefix}>", start=after + 1)
+    if left is not None and division.slot(left[1]) is None:
+        raise StreamUnavailable(
+            f"message {left[0]} of stream {stream} is from before it was divided as it is now: "
+            "run anlyt worker --until-idle with ANLYT_PARTITIONS=1, and without other workers"
+        )
 
 
 async def ensure_stream(nc: Client, stream: str, subjects: str, *, replicas: int = 1) -> tuple[StreamInfo, bool]:
@@ -259,7 +271,7 @@ async def _create_stream(nc: Client, stream: str, subjects: str, *, replicas: in
         "duplicate_window": DUPLICATE_WINDOW_S * 1_000_000_000,
         "allow_direct": True,
         "allow_atomic": True,  # lets publishers have many messages synchronised to disk at once
-        "subject_transform": slot_transform(subjects),
+        "subject_transform": division(subjects, replicas=replicas).transform,
     }
     try:
         await request(nc, f"STREAM.CREATE.{stream}", config)
@@ -296,54 +308,6 @@ def _covers(subjects: list[str], wanted: str) -> bool:
     return any(s in {">", wanted} or (s.endswith(".>") and wanted.startswith(s[:-1])) for s in subjects)
 
 
-# ------------------------------------------------------------------------------------------------------- partitions
-
-
-def slot_transform(subjects: str) -> dict[str, str]:
-    """The stream's subject transform: four random binary tokens behind the prefix."""
-    prefix = subjects.removesuffix(">")
-    return {"src": subjects, "dest": prefix + "{{random(2)}}." * SLOT_BITS + ">"}
-
-
-def partition_branches(partitions: int) -> list[str]:
-    """The branches of the slot tree that `partitions` partitions own: '' is all of it, '01' a quarter."""
-    assert 1 <= partitions <= SLOTS  # settings refuse anything else
-    branches = [""]
-    while len(branches) < partitions:
-        widest = min(branches, key=lambda branch: (len(branch), branch))
-        branches.remove(widest)
-        branches += [widest + "0", widest + "1"]
-    return sorted(branches)
-
-
-def slots_of(branch: str) -> list[int]:
-    """The slots, 0..15, of a branch."""
-    return [slot for slot in range(SLOTS) if f"{slot:0{SLOT_BITS}b}".startswith(branch)]
-
-
-def branch_filter(branch: str, subjects: str) -> str | None:
-    """The consumer's subject filter for a branch; None for all of the stream, tokens or not."""
-    if not branch:
-        return None
-    return subjects.removesuffix(">") + "".join(f"{bit}." for bit in branch) + ">"
-
-
-def has_slots(config: dict[str, Any], subjects: str) -> bool:
-    """Whether the stream puts our slot tokens into subjects; without them it can only be read as one partition."""
-    transform: dict[str, Any] = config.get("subject_transform") or {}
-    wanted = slot_transform(subjects)
-    return {name: transform.get(name) for name in wanted} == wanted
-
-
-def published_subject(stored: str, subjects: str, *, slotted: bool) -> str:
-    """The subject the producer published to: the stored one without the slot tokens."""
-    prefix = subjects.removesuffix(">")
-    tokens = stored.removeprefix(prefix).split(".")
-    if not slotted or not stored.startswith(prefix) or len(tokens) <= SLOT_BITS:
-        return stored
-    return prefix + ".".join(tokens[SLOT_BITS:])
-
-
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
@@ -376,6 +340,7 @@ class Reader:
         self._consumer_seq = 0  # of the last message taken
         self._arrived = asyncio.Event()
         self._heard_at = 0.0
+        self._missed: tuple[int, float] | None = None  # a stored message that does not come, and since when
         self._broken: str | None = None
 
     @property
@@ -423,6 +388,8 @@ class Reader:
             subject, reply, headers, body = buffer.popleft()
             bytes_taken += len(headers) + len(body)
             sequence, published = self._place(reply)
+            if sequence <= self.resume_after:
+                continue  # a server of a cluster that has not all messages yet begins earlier than it was asked to
             read = await self._read_headers(headers) if headers else None
             text = subjects.get(subject) or self._subject_text(subject)
             taken.append(Message(text, read, body, sequence, published))
@@ -438,11 +405,21 @@ class Reader:
         """
         before = await stream_info(self._nc, self._stream)
         head = await stream_info(self._nc, self._stream)
-        following = await next_sequence(self._nc, self._stream, self._subject, start=self._taken_seq + 1)
-        if self._broken is not None or (following is not None and following <= head.last_seq):
+        following = await next_stored(self._nc, self._stream, self._subject, start=self._taken_seq + 1)
+        if self._broken is not None:
+            return None
+        if following is not None and following[0] <= head.last_seq:
+            self._check_delivery(following[0])
+            return None
+        if head.config.get("num_replicas", 1) > 1 and not await self._led_throughout(before, head):
             return None
         self._taken_seq = max(self._taken_seq, head.last_seq)
         return replace(head, now=before.now)
+
+    async def _led_throughout(self, before: StreamInfo, head: StreamInfo) -> bool:
+        """Whether one server answered all: a new leader may not have yet what the head of the old one says is there."""
+        after = await stream_info(self._nc, self._stream)
+        return before.leader == head.leader == after.leader and after.now - before.now < HEAD_LIMIT_US
 
     async def _pull(self) -> None:
         """Keep pull requests open for as much as the buffer may still take."""
@@ -488,6 +465,14 @@ class Reader:
         if self._asked and silence > PULL_EXPIRES_S + PULL_GRACE_S:
             self.mark_broken(f"nothing heard for {silence:.0f} s")
 
+    def _check_delivery(self, sequence: int) -> None:
+        """Give up a consumer that does not deliver what is stored: its server may lack what the others have."""
+        now = asyncio.get_running_loop().time()
+        if self._missed is None or self._missed[0] != sequence:
+            self._missed = sequence, now
+        elif now - self._missed[1] > STALL_LIMIT_S:
+            self.mark_broken(f"message {sequence} is stored, but was not delivered for {STALL_LIMIT_S:.0f} s")
+
     def _place(self, reply: bytes) -> tuple[int, int]:
         """A message's sequence in the stream and its JetStream time, when it is the next one of the consumer."""
         tokens = reply.split(b".")
@@ -497,7 +482,7 @@ class Reader:
         if consumer_seq != self._consumer_seq + 1:
             self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
-        self._consumer_seq, self._taken_seq = consumer_seq, stream_seq
+        self._consumer_seq, self._taken_seq = consumer_seq, max(self._taken_seq, stream_seq)
         self._pending = tokens[8]
         return stream_seq, int(tokens[7]) // 1000
 

@@ -64,7 +64,9 @@ class Settings(BaseModel):
         1, ge=1, le=STREAM_REPLICAS_MAX, description="servers of a NATS cluster that hold the stream, when it is made"
     )
     subjects: str = Field("messaging.events.>", description="subjects of the stream; ends in .>")
-    partitions: int = Field(1, ge=1, le=PARTITIONS_MAX, description="parts of the stream counted side by side")
+    partitions: int = Field(
+        1, ge=1, le=PARTITIONS_MAX, description="parts of the stream counted side by side; the same for all workers"
+    )
     ignored_types: tuple[str, ...] = Field((), description="event types (globs, comma-separated) that are skipped")
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217 code all costs are in")
     max_message_age: timedelta = Field(

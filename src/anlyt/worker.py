@@ -23,13 +23,14 @@ import structlog
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from anlyt import breaker, jetstream, store
+from anlyt import breaker, jetstream, slots, store
 from anlyt.cloudevents import BATCH_BODY_EVENTS_MAX
 from anlyt.errors import NothingUnderstood, Retry, StreamUnavailable
 from anlyt.events import DAY_US, Decoded, Decoder, Event, Letter, Message, Overflow, rules_of, to_datetime
 from anlyt.jetstream import headers_size
 from anlyt.patience import backoff, ended_after, wait
 from anlyt.postgres import connect, ensure_partitions, sql, unavailable
+from anlyt.slots import SLOTS, division_of, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from anlyt.crash import CrashPoints
     from anlyt.frames import Client
     from anlyt.settings import Settings
+    from anlyt.slots import Division
     from anlyt.telemetry import Telemetry
 
 BATCH_BYTES_MAX: Final = 8 * 1_048_576
@@ -96,10 +98,10 @@ class Lane:
 
     def __init__(self, branch: str) -> None:
         self.branch = branch
-        self.slots = tuple(jetstream.slots_of(branch))
+        self.slots = tuple(slots_of(branch))
         self.stop = asyncio.Event()
         self.owned = False
-        self.slotted = True  # whether stored subjects carry the slot tokens
+        self.division: Division | None = None  # of the stream, when it was last opened
         self.reader: jetstream.Reader | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -170,16 +172,17 @@ async def _wait_for_stream(context: Context) -> tuple[jetstream.StreamInfo, bool
 
 def _branches(settings: Settings, info: jetstream.StreamInfo) -> list[str]:
     partitions = settings.partitions
-    if partitions > 1 and not jetstream.has_slots(info.config, settings.subjects):
-        transform = jetstream.slot_transform(settings.subjects)
-        log.warning(
-            "stream-without-slots",
-            stream=settings.stream,
-            partitions=1,
-            remedy=f"set its subject transform to {transform}",
-        )
+    if partitions > 1 and division_of(info.config, settings.subjects) is None:
+        how = slots.remedy(info.config, settings.subjects)
+        log.warning("stream-without-slots", stream=settings.stream, partitions=1, remedy=how)
         partitions = 1
-    return jetstream.partition_branches(partitions)
+    return slots.branches_of(partitions)
+
+
+def _check_division(lane: Lane, settings: Settings, info: jetstream.StreamInfo) -> None:
+    """Raises StreamUnavailable when the stream is not divided as this part of it is read: it would miss messages."""
+    if lane.branch and (lane.division is None or division_of(info.config, settings.subjects) != lane.division):
+        raise StreamUnavailable(f"stream {settings.stream} is divided in another way now: see anlyt doctor")
 
 
 # -------------------------------------------------------------------------------------------------------- supervision
@@ -255,7 +258,7 @@ async def _balance(context: Context, conn: Connection, branches: list[str], lane
     owned = [lane for lane in lanes.values() if lane.owned]
     if len(owned) > share:
         owned[-1].stop.set()
-    free = [branch for branch in branches if branch not in lanes and taken.isdisjoint(jetstream.slots_of(branch))]
+    free = [branch for branch in branches if branch not in lanes and taken.isdisjoint(slots_of(branch))]
     random.shuffle(free)
     for branch in free[: max(0, share - len(lanes))]:
         lane = lanes[branch] = Lane(branch)
@@ -270,8 +273,8 @@ async def _all_counted(context: Context, conn: Connection, end: End) -> bool:
         return True
     if end.on_progress is not None:
         counted = sum(row["slots"] * min(row["last_seq"], end.last_seq) for row in rows)
-        end.on_progress(counted // jetstream.SLOTS, end.last_seq)
-    if sum(row["slots"] for row in rows) < jetstream.SLOTS or any(row["last_seq"] < end.last_seq for row in rows):
+        end.on_progress(counted // SLOTS, end.last_seq)
+    if sum(row["slots"] for row in rows) < SLOTS or any(row["last_seq"] < end.last_seq for row in rows):
         return False
     info = await jetstream.stream_info(nc, stream)
     for row in rows:
@@ -358,9 +361,9 @@ async def _count(context: Context, lane: Lane, conn: Connection) -> None:
 async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Position:
     """Open the lane's reader at its position. Says loudly when the stream is not the one the position belongs to."""
     settings, nc = context.settings, context.nc
-    subject = jetstream.branch_filter(lane.branch, settings.subjects)
     info = await jetstream.stream_info(nc, settings.stream)
-    lane.slotted = jetstream.has_slots(info.config, settings.subjects)
+    lane.division = division_of(info.config, settings.subjects)
+    _check_division(lane, settings, info)
     with unavailable(), ended_after(conn, settings.batch_deadline_s):
         lowest = await store.lowest_position(conn, settings.stream, lane.slots)
         seen = None
@@ -368,25 +371,32 @@ async def _resume(context: Context, lane: Lane, conn: Connection) -> store.Posit
             seen = await jetstream.published_at(nc, settings.stream, lowest)
         resume = await store.open_position(conn, settings.stream, lane.slots, info, seen=seen)
         if resume.since is None:
-            lane.reader = await jetstream.open_reader(
-                nc, settings.stream, subject=subject, after=resume.position.last_seq
-            )
+            await _open_reader(context, lane, after=resume.position.last_seq)
             if resume.lost:
                 log.error("messages-lost", partition=lane.branch or ALL, lost=resume.lost, first_seq=info.first_seq)
                 context.telemetry.lost(resume.lost)
             return resume.position
-        lane.reader = await jetstream.open_reader(nc, settings.stream, subject=subject, since=resume.since)
+        reader = await _open_reader(context, lane, since=resume.since)
         log.error(
             "stream-changed",
             partition=lane.branch or ALL,
             was_at=resume.position.last_seq,
-            resumes_after=lane.reader.resume_after,
+            resumes_after=reader.resume_after,
             since=to_datetime(resume.since).isoformat(),
             reason="the stream was recreated or restored: read again by time, ids decide what counts",
         )
         return await store.reset_position(
-            conn, resume.position, last_seq=lane.reader.resume_after, stream_created=info.created
+            conn, resume.position, last_seq=reader.resume_after, stream_created=info.created
         )
+
+
+async def _open_reader(context: Context, lane: Lane, *, after: int | None = None, since: int = 0) -> jetstream.Reader:
+    nc, stream, division = context.nc, context.settings.stream, lane.division
+    subject = None if division is None else division.filter(lane.branch)
+    lane.reader = await jetstream.open_reader(nc, stream, subject=subject, after=after, since=since)
+    if lane.branch and division is not None:
+        await jetstream.check_slots(nc, stream, division, after=lane.reader.resume_after)
+    return lane.reader
 
 
 class Counter:
@@ -398,15 +408,15 @@ class Counter:
         self._reader = lane.reader
         self._conn = conn
         self._position = position
+        self._lane = lane
         self._partition = lane.branch or ALL
-        self._slotted = lane.slotted
         self._decoder = Decoder(rules_of(context.settings))
         self._clock = asyncio.get_running_loop().time
         self._read_seq = position.last_seq
         self._days: set[int] = set()  # with partitions known to be there
         self._linger_until = 0.0
         self._head_at = 0.0
-        self._step_max = HOLE_MAX * jetstream.SLOTS // len(lane.slots)
+        self._step_max = HOLE_MAX * SLOTS // len(lane.slots)
         self._expect_new = True  # the last batch met no duplicates
         self._held: list[Message] = []  # taken, but too much for the batch before
 
@@ -426,7 +436,7 @@ class Counter:
         decoded, count = await self._decode(messages, expected)
         self._held = messages[count:]
         batch = replace(_batch(messages[:count], decoded), expected=expected)
-        lost = self._missing(batch.last_seq, [message.sequence for message in batch.messages])
+        lost = await self._missing(batch.last_seq, [message.sequence for message in batch.messages])
         self._read_seq = batch.last_seq
         return replace(batch, lost=lost)
 
@@ -451,22 +461,28 @@ class Counter:
             return None
         if head.created != self._position.stream_created:
             raise StreamUnavailable(f"reading {self._position.stream} has to start anew: the stream was recreated")
+        _check_division(self._lane, self._context.settings, head)
         nothing = Decoded([], [], 0)
         if head.last_seq <= self._read_seq:
             return store.Batch([], nothing, self._read_seq, None, head.now)
-        lost = self._missing(head.last_seq, [])
+        lost = await self._missing(head.last_seq, [])
         self._read_seq = head.last_seq
         return store.Batch([], nothing, head.last_seq, head.last_published, head.now, lost)
 
-    def _missing(self, last_seq: int, sequences: list[int]) -> int:
+    async def _missing(self, last_seq: int, sequences: list[int]) -> int:
         """Messages up to `last_seq` that the stream dropped unread.
 
-        A part of the stream has holes by nature, where others' messages are. Those too wide to be chance count, whole.
+        A part of the stream has holes by nature, where others' messages are. Those too wide to be chance count, whole;
+        where subjects decide who reads a message, nothing is chance, and only what the stream begins behind is gone.
         """
         if self._partition == ALL:
             return last_seq - self._read_seq - len(sequences)
         steps = pairwise([self._read_seq, *sequences, last_seq + 1])
-        return sum(after - before - 1 for before, after in steps if after - before > self._step_max)
+        wide = [(before, after) for before, after in steps if after - before > self._step_max]
+        if wide and self._lane.division is not None and self._lane.division.hashed:
+            first = (await jetstream.stream_info(self._context.nc, self._position.stream)).first_seq
+            wide = [(before, min(after, first)) for before, after in wide if before + 1 < first]
+        return sum(after - before - 1 for before, after in wide)
 
     async def _decode(self, messages: list[Message], expected: store.Expected | None) -> tuple[Decoded, int]:
         """What became of the messages, and how many of them are in it: fewer than all when they hold too much.
@@ -496,12 +512,12 @@ class Counter:
 
     def _decode_chunk(self, messages: list[Message], *, overflow: Overflow | None = None) -> Decoded:
         decoded = self._decoder.decode(messages, overflow=overflow)
-        return replace(decoded, letters=[self._with_published_subject(letter) for letter in decoded.letters])
+        return replace(decoded, letters=[self._as_published(letter) for letter in decoded.letters])
 
-    def _with_published_subject(self, letter: Letter) -> Letter:
-        subjects = self._context.settings.subjects
-        subject = jetstream.published_subject(letter.message.subject, subjects, slotted=self._slotted)
-        return replace(letter, message=replace(letter.message, subject=subject))
+    def _as_published(self, letter: Letter) -> Letter:
+        division, message = self._lane.division, letter.message
+        subject = message.subject if division is None else division.published(message.subject)
+        return replace(letter, message=replace(message, subject=subject))
 
     async def apply(self, batch: store.Batch) -> None:
         """Count one batch within its deadline. Raises Retry when it has to be read again."""
@@ -515,7 +531,7 @@ class Counter:
             applied = await self._apply_or_isolate(batch)
         self._position = applied.position
         self._context.failures.pop(self._partition, None)
-        if batch.lost:
+        if batch.lost > 0:
             log.error("messages-lost", partition=self._partition, lost=batch.lost)
             self._context.telemetry.lost(batch.lost)
         _tell_letters(self._partition, batch.decoded.letters)

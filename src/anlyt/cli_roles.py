@@ -6,6 +6,7 @@ made goes to stderr, or as one JSON document to stdout.
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import asyncio
 
 API_SESSIONS_MAX: Final = 10
+WORKER_GARBAGE_MAX: Final = 100_000  # new containers between two looks for cycles; a batch makes many, and no cycles
 API_STATEMENT_TIMEOUT_S: Final = 5.0
 
 app = typer.Typer()
@@ -118,6 +120,8 @@ def worker(
     telemetry = Telemetry()
     telemetry.ready("the worker is starting")
     crash = CrashPoints.parse(settings.crash_points)
+    gc.freeze()
+    gc.set_threshold(WORKER_GARBAGE_MAX)
     with (
         telemetry.served(host=settings.http_host, port=metrics_port),
         progress("counting", unit="messages", quiet=as_json or not until_idle) as advance,

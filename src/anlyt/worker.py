@@ -48,9 +48,7 @@ BATCH_LETTERS_MAX: Final = 20_000  # no further message is decoded into a batch 
 BATCH_LETTERS_BYTES_MAX: Final = 16 * 1_048_576  # or with such large ones: a small body can hold 1,000 of them
 DECODE_BYTES: Final = 65_536  # decoded before other tasks get a turn: about 0.5 ms
 TAKE_WAIT_S: Final = 0.2
-LINGER_S: Final = (
-    0.04  # least time between two batches unless one is full: many small commits cost more than they bring
-)
+LINGER_S: Final = 0.04  # least time between two batches unless one is full: small commits cost more than they bring
 HEAD_PERIOD_S: Final = 1.0  # how often an idle partition moves its position to the stream's head
 BALANCE_PERIOD_S: Final = 1.0
 BEAT_PERIOD_S: Final = 1.0
@@ -59,6 +57,7 @@ HOLE_MAX: Final = 40  # a part misses so many of its expected messages in a row 
 ALL: Final = "all"  # name of the partition that is the whole stream
 START_LIMIT_S: Final = 30.0  # how long a worker that starts waits for JetStream to choose a leader
 STOP_LIMIT_S: Final = 12.0  # a batch that has not finished this long after the stop is left to be read again
+CLOSE_LIMIT_S: Final = 5.0  # to say good-bye to servers that may not listen any more
 
 log = structlog.get_logger("anlyt.worker")
 
@@ -142,7 +141,7 @@ async def run(
         pulse.cancel()
         await _stop_lanes(list(lanes.values()))
         with suppress(Exception):
-            await nc.close()
+            await asyncio.wait_for(nc.close(), CLOSE_LIMIT_S)
 
 
 async def _beat(telemetry: Telemetry) -> None:
@@ -293,7 +292,8 @@ async def _stop_lanes(lanes: list[Lane]) -> None:
         _, late = await asyncio.wait(tasks, timeout=STOP_LIMIT_S)
         for task in late:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), CLOSE_LIMIT_S)
 
 
 # --------------------------------------------------------------------------------------------------------- one lane

@@ -5,7 +5,8 @@ All of it on servers with durable settings, on one machine, each program a proce
 - *single events*, *batches of 100*: medians of several runs over a new stream and database each: events/s, the CPU time
   of each process per event (from /proc), WAL and table bytes per event, and the ratio to only reading. Time is counted
   from the start of the worker's process to its end.
-- *sustained*: millions of events, through checkpoints; and the same while the purge deletes as many old ids.
+- *backlog*: five million events that wait for one worker.
+- *sustained*, *2 workers*: three million, through checkpoints; and the same while the purge deletes as many old ids.
 - *ids*: what random ids (UUIDv4) cost instead of time-ordered ones (UUIDv7).
 - *workers*: one worker, two on two partitions, eight on eight.
 - *steps*: what each step of the worker costs, alone, and the least that step can be.
@@ -51,16 +52,18 @@ _ID = re.compile(rb'"id":"[0-9a-f-]{36}"')
 
 
 class Size(NamedTuple):
-    """How much is measured: events of a median's run, runs, events of a sustained run, events of a peer's."""
+    """How much is measured: events of a median's run, and runs; of sustained runs; of a backlog; shared; for peers."""
 
     events: int
     runs: int
     sustained: int
+    backlog: int
+    shared: int
     peers: int
 
 
-FULL = Size(300_000, 3, 3_000_000, 300_000)
-QUICK = Size(30_000, 1, 60_000, 1_000)
+FULL = Size(300_000, 3, 3_000_000, 5_000_000, 1_000_000, 300_000)
+QUICK = Size(30_000, 1, 60_000, 60_000, 30_000, 1_000)
 
 
 class Servers(NamedTuple):
@@ -293,8 +296,8 @@ async def sustained(
 
 async def shared_by(servers: Servers, size: Size, workers: int) -> dict[str, float]:
     """As many workers as partitions over single events."""
-    async with loaded(servers, bodies(size.events), partitions=workers) as settings:
-        return await counted(servers, settings, size.events)
+    async with loaded(servers, bodies(size.shared), partitions=workers) as settings:
+        return await counted(servers, settings, size.shared)
 
 
 async def measure(directory: Path, *, quick: bool) -> dict[str, dict[str, float]]:
@@ -308,8 +311,9 @@ async def measure(directory: Path, *, quick: bool) -> dict[str, dict[str, float]
         tables["single, random ids"] = await medians(servers, size, 0, random_ids=True)
         for workers in (1, 2, 8):
             tables[f"{workers} workers"] = await shared_by(servers, size, workers)
+        tables["single, backlog"] = await sustained(servers, size._replace(sustained=size.backlog), 0)
+        tables["batches, sustained"] = await sustained(servers, size, 100)
         for batch, title in ((0, "single"), (100, "batches")):
-            tables[f"{title}, sustained"] = await sustained(servers, size, batch)
             tables[f"{title}, 2 workers"] = await sustained(servers, size, batch, workers=2)
         tables["single, purging"] = await sustained(servers, size, 0, purging=True)
         async with loaded(servers, bodies(size.peers)) as settings:

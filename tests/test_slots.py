@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +67,14 @@ def test_a_stream_of_several_servers_is_not_divided_at_random() -> None:
         assert on_one.hashed is (replicas > 1)
         assert on_three == (on_one if replicas > 1 else None)
     assert slots.division_of({"num_replicas": 1}, SUBJECTS) is None
+
+
+def test_what_one_producer_publishes_goes_to_many_subjects() -> None:
+    bodies = [json.dumps({"id": n}).encode() for n in range(10_000)]
+    subjects = Counter(slots.spread("s.events.http", body) for body in bodies)
+
+    assert len(subjects) == slots.SUBJECTS
+    assert max(subjects.values()) < 4 * min(subjects.values())
 
 
 # ---------------------------------------------------------------------------------------------------- as NATS makes it

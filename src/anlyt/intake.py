@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from anlyt.errors import Rejected, RequestError
 from anlyt.jetstream import MESSAGE_ID_HEADER, Outgoing, message_id
+from anlyt.slots import spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,9 +134,9 @@ def _outgoing(kept: dict[str, bytes], subject: str) -> Outgoing | None:
     if not kept:
         return None
     if len(kept) > 1:
-        return Outgoing(subject, b"[" + b",".join(kept.values()) + b"]", {"Content-Type": BATCH_TYPE})
-    ((key, element),) = kept.items()
-    known_by = message_id(key)
-    return Outgoing(
-        subject, element, {"Content-Type": SINGLE_TYPE} | ({} if known_by is None else {MESSAGE_ID_HEADER: known_by})
-    )
+        body, headers = b"[" + b",".join(kept.values()) + b"]", {"Content-Type": BATCH_TYPE}
+    else:
+        ((key, body),) = kept.items()
+        known_by = message_id(key)
+        headers = {"Content-Type": SINGLE_TYPE} | ({} if known_by is None else {MESSAGE_ID_HEADER: known_by})
+    return Outgoing(spread(subject, body), body, headers)

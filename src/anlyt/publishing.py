@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from anlyt.errors import RequestError, StreamUnavailable, UsageError
 from anlyt.jetstream import MESSAGE_ID_HEADER, NOBODY, REQUEST_TIMEOUT_S, Outgoing, connect, message_id
+from anlyt.slots import spread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
@@ -270,9 +271,8 @@ class Lines:
             raise self._too_long()
         if body.strip():
             known_by = _message_id(body)
-            yield Outgoing(
-                self._subject, body, self._headers | ({} if known_by is None else {MESSAGE_ID_HEADER: known_by})
-            )
+            headers = self._headers | ({} if known_by is None else {MESSAGE_ID_HEADER: known_by})
+            yield Outgoing(spread(self._subject, body), body, headers)
 
     def _too_long(self) -> UsageError:
         return UsageError(

@@ -40,6 +40,7 @@ from anlyt.sample import (
     roster,
     story,
 )
+from anlyt.slots import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -512,15 +513,17 @@ def _single(run: _Run, event: _Event) -> Publication:
     if binary and not event.reason and run.random() < binary:
         headers = {**run.headers, "Content-Type": "application/json", "ce-specversion": "1.0", "ce-id": event.id}
         headers |= {"ce-source": event.source, "ce-type": event.kind, "ce-time": event.time}
-        return Publication(subject, f"{{{event.data}}}".encode(), headers, event.due)
-    headers = run.json_headers if event.source == _ROUTER else run.headers  # not every producer says what it sends
-    return Publication(subject, _structured(event), headers, event.due)
+        body = f"{{{event.data}}}".encode()
+    else:
+        headers = run.json_headers if event.source == _ROUTER else run.headers  # not every producer says what it sends
+        body = _structured(event)
+    return Publication(spread(subject, body), body, headers, event.due)
 
 
 def _batch(run: _Run, events: list[_Event]) -> Publication:
     body = b"[" + b",".join(map(_structured, events)) + b"]"
     headers = {**run.headers, "Content-Type": "application/cloudevents-batch+json"}
-    return Publication(run.traffic.subject_prefix + "batch", body, headers, events[-1].due)
+    return Publication(spread(f"{run.traffic.subject_prefix}batch", body), body, headers, events[-1].due)
 
 
 def _structured(event: _Event) -> bytes:

@@ -12,6 +12,7 @@ read from several of them misses messages; there the tokens are a hash of the su
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any, Final
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from msgspec import Struct
 SLOT_BITS: Final = 4
 SLOTS: Final = 1 << SLOT_BITS
 HASH_MARK: Final = "hash"  # the token in front of remainders, which tells them from random bits
+SUBJECTS: Final = 256  # that one producer's messages are spread over
 _POWERS: Final = tuple(1 << bit for bit in range(1, SLOT_BITS + 1))
 # A hash's tokens to the bits of its slot: a hash's lowest bit is the one that halves the stream.
 _REMAINDERS: Final = {
@@ -86,6 +88,11 @@ def remedy(config: dict[str, Any], subjects: str) -> str:
     """What makes a stream divisible that isn't."""
     transform = json.dumps(division(subjects, replicas=config.get("num_replicas", 1)).transform)
     return f"count all of it with ANLYT_PARTITIONS=1, then set its subject_transform to {transform}"
+
+
+def spread(subject: str, body: bytes) -> str:
+    """One of SUBJECTS subjects behind `subject`, by the body, so that slots by a hash of the subject are even."""
+    return f"{subject}.{zlib.crc32(body) % SUBJECTS}"
 
 
 def branches_of(partitions: int) -> list[str]:

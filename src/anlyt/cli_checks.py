@@ -132,7 +132,10 @@ def _show_report(report: Report) -> None:
     if report.contradictions:
         say(f"note:       {report.contradictions:,} copies say something else than the one taken as counted, the first")
     if report.late_seconds:
-        say(f"note:       {report.late_seconds:,} seconds came late: a peak may be too low, and is let pass")
+        say(
+            f"note:       {report.late_seconds:,} seconds were backfilled hours after they had passed, as history is: "
+            "in them peak_tps may be lower than recounted, which is no difference here"
+        )
     if report.differences:
         say(f"DIFF        {report.total:,} cells, the first {len(report.differences)}:")
         show_rows([msgspec.structs.asdict(cell) for cell in report.differences], as_json=False)

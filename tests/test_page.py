@@ -28,6 +28,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test waits for the sample, an
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 FROM, TO = TODAY - timedelta(days=7), TODAY - timedelta(days=1)
 WEEK = f"from={FROM:%Y-%m-%dT%H:%M:%SZ}&to={TO:%Y-%m-%dT%H:%M:%SZ}"  # whole, past: its numbers stand still
+TWO_DAYS = f"from={TO - timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}&to={TO:%Y-%m-%dT%H:%M:%SZ}"  # with two counted before
 # Until long after the test, so that no hour leaves it meanwhile.
 AROUND_NOW = f"/?from={TO:%Y-%m-%dT%H:%M:%SZ}&to={TODAY + timedelta(days=3):%Y-%m-%dT%H:%M:%SZ}"
 DASH = "\u2013"
@@ -165,7 +166,7 @@ def test_a_session_survives_a_reload_and_ends_with_signing_out(site: Site) -> No
 def test_the_six_figures_are_the_apis(site: Site, key: str) -> None:
     async def story() -> None:
         async with site.page(f"/?{WEEK}", key=key) as page:
-            (row,) = (await site.ask(f"/v1/summary?{WEEK}&compare=previous", key))["data"]
+            (row,) = (await site.ask(f"/v1/summary?{WEEK}", key))["data"]
             ranks = (await site.ask(f"/v1/summary?{WEEK}&scope=OPERATOR", key))["data"][0] if key != "account" else row
             p95 = "" if key == "account" else f" / {seconds(ranks['latencyP95Ms'])}"
             whole, _, rest = row["totalCost"].partition(".")
@@ -179,9 +180,35 @@ def test_the_six_figures_are_the_apis(site: Site, key: str) -> None:
                 seconds(row["avgLatencyMs"]) + p95,
                 f"{int(whole):,}.{rest}",
             ]
+
+    site.run(story)
+
+
+@pytest.mark.parametrize("key", ["platform", "operator", "account"])
+def test_figures_are_compared_with_the_period_before(site: Site, key: str) -> None:
+    async def story() -> None:
+        async with site.page(f"/?{TWO_DAYS}", key=key) as page:
+            (row,) = (await site.ask(f"/v1/summary?{TWO_DAYS}&compare=previous", key))["data"]
             before = row["previous"]
             changed = abs((row["totalMessages"] - before["totalMessages"]) / before["totalMessages"]) * 100
+            assert "compared with" in (await texts(page, "#panel-numbers .note"))[0]
             assert f"{rounded(changed, 1)} %" in (await texts(page, "[data-figure=submitted] .change"))[0]
+
+    site.run(story)
+
+
+def test_a_period_before_that_was_not_counted_whole_is_not_compared_with(site: Site) -> None:
+    async def story() -> None:
+        async with site.page("/?range=90d") as page:
+            since = (await site.ask("/v1/summary?from=-24h&compare=previous"))["meta"]["countedSince"]
+            (note,) = await texts(page, "#panel-numbers .note")
+            changes = await texts(page, "[data-figure=submitted] .change")
+
+            assert f"counted since {datetime.fromisoformat(since).day} " in note
+            assert changes == ["no comparison"]
+            assert await page.locator("#panel-operators .points:not(:empty)").count() == 0
+        async with site.page(f"/?{TWO_DAYS}") as page:
+            assert await page.locator("#panel-operators .points:not(:empty)").count() > 0
 
     site.run(story)
 

@@ -205,6 +205,28 @@ def test_the_previous_period_stands_beside_each_row(database_url: str) -> None:
     run(story())
 
 
+def test_a_comparison_says_since_when_anything_is_kept(database_url: str) -> None:
+    async def story() -> None:
+        async with database(database_url) as conn:
+            first = await conn.fetchval("SELECT min(day_bucket) FROM anlyt.metrics_daily")
+            for scope in ("PLATFORM", "ACCOUNT"):
+                meta = (await ask(conn, scope=scope, groupBy="scopeId", from_="-4h", compare="previous"))["meta"]
+                assert datetime.fromisoformat(meta["countedSince"]) == first
+            assert "countedSince" not in (await ask(conn))["meta"]
+            await conn.execute(
+                "INSERT INTO anlyt.archive_receipts (table_name, day, row_count, sums) "
+                "VALUES ('metrics_daily', $1, 1, '{}')",
+                first - timedelta(days=400),
+            )
+            meta = (await ask(conn, from_="-4h", compare="previous"))["meta"]
+            assert datetime.fromisoformat(meta["countedSince"]) == first - timedelta(days=400)
+            await conn.execute("DELETE FROM anlyt.archive_receipts")
+            await conn.execute("DELETE FROM anlyt.metrics_daily")
+            assert (await ask(conn, from_="-4h", compare="previous"))["meta"]["countedSince"] is None
+
+    run(story())
+
+
 def test_sums_past_64_bits_are_exact(database_url: str) -> None:
     async def story() -> None:
         async with database(database_url, hours=1) as conn:
@@ -422,7 +444,7 @@ def test_the_route_answers_as_it_is_described(database_url: str) -> None:
             assert response.status_code == 200
             assert set(response.json()) == set(schemas["Summary"]["properties"])
             assert set(response.json()["data"][0]) == set(schemas["SummaryRow"]["properties"]) - {"previous"}
-            assert set(response.json()["meta"]) == set(schemas["SummaryMeta"]["properties"])
+            assert set(response.json()["meta"]) == set(schemas["SummaryMeta"]["properties"]) - {"countedSince"}
 
     run(story())
 

@@ -90,10 +90,14 @@ class SummaryRow(Sums, frozen=True, rename="camel"):
 
 
 class SummaryMeta(Meta, frozen=True, rename="camel", kw_only=True):
-    """What the sums are true of. `groups` is how many there are, with those beyond the limit."""
+    """What the sums are true of. `groups` is how many there are, with those beyond the limit.
+
+    `counted_since` comes with a comparison: the first day anything is kept of. A period that begins before it is not whole.
+    """
 
     group_by: GroupBy
     groups: int
+    counted_since: datetime | None | UnsetType = UNSET
 
 
 class Summary(Struct, frozen=True):
@@ -111,6 +115,7 @@ async def read_summary(
     visible = see(grant, query.scope, query.ids, parameter="scopeId")
     rows: list[SummaryRow] = []
     groups = 0
+    since = await conn.fetchval(sql("read/find_first_day")) if query.compare else UNSET
     async with snapshot(conn, grant, clickhouse) as cold:
         fresh = await read_freshness(conn, settings)
         buckets = find_buckets(query.spans, fresh.as_of, archived=cold is not None)
@@ -126,7 +131,8 @@ async def read_summary(
             asked.append(find_buckets(earlier.spans, fresh.as_of, archived=cold is not None))
             found, _ = await _find((conn, cold), earlier, named, asked[-1])
             rows = [_beside(row, earlier, found, known) for row in rows]
-    return Summary(rows, None, _meta(query, fresh, groups, currency=settings.currency, source=_source(cold, asked)))
+    meta = _meta(query, fresh, groups, currency=settings.currency, source=_source(cold, asked))
+    return Summary(rows, None, replace(meta, counted_since=since))
 
 
 def _ids(visible: Visible) -> list[str] | None:

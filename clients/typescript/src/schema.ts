@@ -642,7 +642,7 @@ export interface Summary {
   meta: SummaryMeta;
 }
 
-/** What the sums are true of. `groups` is how many there are, with those beyond the limit. */
+/** What the sums are true of. `groups` is how many there are, with those beyond the limit. `counted_since` comes with a comparison: the first day anything is kept of. A period that begins before it is not whole. */
 export interface SummaryMeta {
   /** When this was read, by the database's clock. */
   asOf: Date;
@@ -662,6 +662,7 @@ export interface SummaryMeta {
   groupBy: 'day' | 'hour' | 'month' | 'none' | 'scopeId';
   /** Number of groups, those beyond the limit included. */
   groups: number;
+  countedSince?: Date | null;
 }
 
 /** The sums of one group, beside those of the period before if that is asked. */
@@ -818,7 +819,7 @@ export const SHAPES: Readonly<Record<string, Readonly<Record<string, Shape>>>> =
   Slot: { lastSequence: 'bigint', lastPublishedAt: 'Date', completeThrough: 'Date', lostMessages: 'bigint', updatedAt: 'Date' },
   Status: { asOf: 'Date', completeThrough: 'Date', counted: 'bigint', duplicates: 'bigint', ignored: 'bigint', deadLetters: 'bigint', deadLettersKept: { '*': 'bigint' }, lostMessages: 'bigint', lateSecondCounts: 'bigint', slots: ['Slot'], jobs: ['JobRun'], partitions: ['Runway'], backfills: ['Backfill'], requestsByKey: { '*': 'bigint' } },
   Summary: { data: ['SummaryRow'], meta: 'SummaryMeta' },
-  SummaryMeta: { asOf: 'Date', completeThrough: 'Date', from: 'Date', to: 'Date' },
+  SummaryMeta: { asOf: 'Date', completeThrough: 'Date', from: 'Date', to: 'Date', countedSince: 'Date' },
   SummaryRow: { start: 'Date', end: 'Date', totalMessages: 'bigint', deliveredMessages: 'bigint', failedMessages: 'bigint', pendingMessages: 'bigint', latencySumMs: 'bigint', latencySampleCount: 'bigint', previous: 'Sums' },
   Sums: { start: 'Date', end: 'Date', totalMessages: 'bigint', deliveredMessages: 'bigint', failedMessages: 'bigint', pendingMessages: 'bigint', latencySumMs: 'bigint', latencySampleCount: 'bigint' },
   Tally: {},

@@ -12,6 +12,12 @@ export const figureColumns = [
   { name: "Period before", key: "previous", numeric: true, text: ({ before }) => before ?? "", cell: ({ beforeShown, before }) => beforeShown ?? before ?? DASH },
 ];
 
+/** A summary row without the period before, where that was not counted, or is not kept, from its beginning. */
+export function comparable(row, { countedSince }) {
+  const before = 2 * Date.parse(row.start) - Date.parse(row.end);
+  return countedSince && before >= Date.parse(countedSince) ? row : { ...row, previous: undefined };
+}
+
 /** The figures of a summary row; `ranks` is the row that percentiles come from, null until it is there. */
 export function figuresOf(row, ranks, currency, scope) {
   const before = row.previous;

@@ -3,8 +3,8 @@
 import "./chart.js";
 import { sparkline, thinned } from "./chart.js";
 import { h } from "./dom.js";
-import { amount, bucket, count, DASH, DAY_MS, duration, micros, money, percent, period as periodText, shortId, weekday } from "./format.js";
-import { figureColumns, figureList, figuresOf } from "./figures.js";
+import { amount, bucket, count, DASH, date, DAY_MS, duration, micros, money, percent, period as periodText, shortId, weekday } from "./format.js";
+import { comparable, figureColumns, figureList, figuresOf } from "./figures.js";
 import { panel, tableOf } from "./panel.js";
 import { ALL_MAX, questionsOf, SHOWN_MAX } from "./questions.js";
 
@@ -73,15 +73,16 @@ const DRAW = { numbers: drawNumbers, series: drawSeries, operators: drawOperator
 // -------------------------------------------------------------------------------------------------- figures and charts
 
 function drawNumbers({ panels, period, subject }, { paths }, totals, ranks) {
-  const [row] = totals.data;
+  const { meta } = totals;
+  const row = comparable(totals.data[0], meta);
   const partial = paths.length > 1 && !ranks;
-  const figures = figuresOf(row, partial ? null : (ranks ?? totals).data[0], totals.meta.currency, subject.scope);
-  const span = row.end && Date.parse(row.end) - Date.parse(row.start);
-  const before = [Date.parse(row.start) - span, Date.parse(row.start)];
+  const figures = figuresOf(row, partial ? null : comparable((ranks ?? totals).data[0], meta), meta.currency, subject.scope);
+  const before = [2 * Date.parse(row.start) - Date.parse(row.end), Date.parse(row.start)];
+  const compared = row.previous ? `compared with ${periodText(...before)}` : meta.countedSince ? `counted since ${date(meta.countedSince)}: no whole period before` : "nothing was counted before";
   panels.numbers.show({
     paths,
     partial,
-    note: `${periodText(period.start, period.end)} UTC, compared with ${periodText(...before)}`,
+    note: `${periodText(period.start, period.end)} UTC, ${compared}`,
     picture: () => figureList(figures),
     table: { columns: figureColumns, rows: figures },
   });
@@ -234,7 +235,7 @@ function drawAccounts(context, { paths, days }, answer, usage) {
 /** A list of operators or accounts: with pictures, or as a plain table with every column. */
 function list(target, { context, kind, answer, paths, note, rich, plain, partial, above, empty, limits }) {
   const { meta } = answer;
-  const data = answer.data.slice(0, limits[kind]);
+  const data = answer.data.slice(0, limits[kind]).map((row) => comparable(row, meta));
   const more = meta.groups > data.length && limits[kind] < ALL_MAX;
   const silent = kind === "accounts" && answer.data.length === meta.groups ? idle(context, answer.data) : [];
   const foot = [

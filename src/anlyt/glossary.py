@@ -83,6 +83,10 @@ GLOSSARY: Final[Mapping[str, tuple[str, object]]] = {
     "source": ("Where the rows were read.", "postgres"),
     "from": ("First instant of the period, inclusive, as it was understood.", "2026-04-18T00:00:00Z"),
     "to": ("End of the period, exclusive, as it was understood.", "2026-04-19T00:00:00Z"),
+    "countedSince": (
+        "With `compare`: the first day anything is kept of, if any; a period that begins before is not whole.",
+        "2025-11-01T00:00:00Z",
+    ),
     "groupBy": ("What there is one row for.", "scopeId"),
     "groups": ("Number of groups, those beyond the limit included.", 1),
     # Events.

@@ -92,12 +92,12 @@ class SummaryRow(Sums, frozen=True, rename="camel"):
 class SummaryMeta(Meta, frozen=True, rename="camel", kw_only=True):
     """What the sums are true of. `groups` is how many there are, with those beyond the limit.
 
-    `counted_since` comes with a comparison: the first day anything is kept of. A period that begins before it is not whole.
+    `counted_since` comes with a comparison: the first day anything is kept of; what begins before it is not whole.
     """
 
     group_by: GroupBy
     groups: int
-    counted_since: datetime | None | UnsetType = UNSET
+    counted_since: datetime | UnsetType | None = UNSET
 
 
 class Summary(Struct, frozen=True):

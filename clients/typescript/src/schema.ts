@@ -642,7 +642,7 @@ export interface Summary {
   meta: SummaryMeta;
 }
 
-/** What the sums are true of. `groups` is how many there are, with those beyond the limit. `counted_since` comes with a comparison: the first day anything is kept of. A period that begins before it is not whole. */
+/** What the sums are true of. `groups` is how many there are, with those beyond the limit. `counted_since` comes with a comparison: the first day anything is kept of; what begins before it is not whole. */
 export interface SummaryMeta {
   /** When this was read, by the database's clock. */
   asOf: Date;
@@ -662,6 +662,7 @@ export interface SummaryMeta {
   groupBy: 'day' | 'hour' | 'month' | 'none' | 'scopeId';
   /** Number of groups, those beyond the limit included. */
   groups: number;
+  /** With `compare`: the first day anything is kept of, if any; a period that begins before is not whole. */
   countedSince?: Date | null;
 }
 

@@ -132,7 +132,7 @@ async def measure_alone(conn: Connection[Record], archive_url: str) -> dict[str,
     now = datetime.now(UTC)
     begun = time.monotonic()
     await conn.copy_from_query(
-        sql(STATEMENTS["metrics_hourly"].copy), now - 31 * DAY, now, output=take, format="csv", timeout=SECONDS_MAX
+        sql(STATEMENTS["metrics_hourly"].copy), now - 31 * DAY, now, output=take, format="text", timeout=SECONDS_MAX
     )
     read_s = time.monotonic() - begun
     read_piece("metrics_hourly", bytes(parts[0]), stream=False)  # loads the libraries

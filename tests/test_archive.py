@@ -11,6 +11,7 @@ import pytest
 
 from anlyt import archive as archive_module
 from anlyt import jobs, reconcile
+from anlyt.archive import Sums
 from anlyt.clickhouse import TABLES, statement
 from anlyt.crash import CrashPoints
 from anlyt.errors import ConfigurationError, DifferenceFound
@@ -94,7 +95,12 @@ def test_every_day_that_is_over_is_copied_and_a_second_run_copies_nothing(
             for age in (0, 1, 2, 40):
                 await add_day(conn, TODAY - age * DAY)
 
-            assert await copy(database_url, clickhouse) == {"days_copied": 12, "rows_copied": 72, "months_replaced": 8}
+            months = {(day.year, day.month) for day in (TODAY - age * DAY for age in (1, 2, 40))}
+            assert await copy(database_url, clickhouse) == {
+                "days_copied": 12,
+                "rows_copied": 72,
+                "months_replaced": 4 * len(months),
+            }
             await assert_same_rows(conn, clickhouse)
             assert await copy(database_url, clickhouse) == NOTHING
             await assert_same_rows(conn, clickhouse)
@@ -117,6 +123,46 @@ def test_the_largest_and_smallest_values_survive(database_url: str, clickhouse: 
             assert (await copy(database_url, clickhouse)) == NOTHING
 
     run(scenario())
+
+
+def test_an_id_of_any_text_survives(database_url: str, clickhouse: ClickHouse) -> None:
+    ids = ["", "\\N", "\\n \\\\", "two\nlines\r\t\b\f\v", 'a "quoted", id', "'", "\x01", "Ü" * 50]
+
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_day(conn, TODAY - DAY)
+            await conn.execute(
+                "INSERT INTO anlyt.metrics_daily (day_bucket, scope, scope_id)"
+                " SELECT $1, 'ACCOUNT', unnest($2::TEXT[])",
+                TODAY - DAY,
+                ids,
+            )
+            await copy(database_url, clickhouse)
+
+            await assert_same_rows(conn, clickhouse)
+            assert set(ids) <= {row[2] for row in await rows_there(clickhouse, "metrics_daily")}
+            assert (await copy(database_url, clickhouse)) == NOTHING
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("rows", "lots"),
+    [
+        ([1, 1, 1], [3]),
+        ([1] * 14, [12, 2]),
+        ([500_000, 500_000, 1], [2, 1]),
+        ([500_001, 500_000, 1], [1, 2]),
+        ([2_000_000, 1, 2_000_000], [1, 1, 1]),
+        ([], []),
+    ],
+)
+def test_months_are_staged_together_while_they_are_few_and_small(rows: list[int], lots: list[int]) -> None:
+    days = {datetime(2026 + n // 12, n % 12 + 1, 5, tzinfo=UTC): Sums(count, ()) for n, count in enumerate(rows)}
+    plan = archive_module.Plan(table=TABLES[0], here=days, there={}, noted={}, changed=tuple(days), unnoted={}, lost=())
+
+    assert [len(unit) for unit in plan.units] == lots
+    assert [month for unit in plan.units for month in unit] == plan.months
 
 
 def test_only_days_that_changed_are_copied_again_whatever_changed(database_url: str, clickhouse: ClickHouse) -> None:

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 from msgspec import structs
 
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
 FIRST = datetime(2026, 2, 27, tzinfo=UTC)
 IDS = [f"0000000{n}-aaaa-4bbb-8ccc-dddddddddddd" for n in range(3)]
-ODD_IDS = ["platform", 'a "quoted", id', "two\nlines", "", "Ü" * 50]
+ODD_IDS = ["platform", 'a "quoted", id', "two\nlines\r\t\b\f\v", "", "\\N \\n \\\\", "Ü" * 50]
+ESCAPES = str.maketrans({"\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"})
 EXTREMES = [2**63 - 1, 0, 1]
 COSTS = [Decimal("999999999999.999999"), Decimal("-999999999999.999999"), Decimal("0.100000")]
 each_table = pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
@@ -76,29 +76,27 @@ def _value(name: str, kind: object, n: int, day: int, ids: Sequence[str]) -> obj
     return 2**31 - 1 if name == "peak_tps" else EXTREMES[n % 3]
 
 
-def as_csv(rows: Sequence[Sequence[object]]) -> bytes:
+def as_text(rows: Sequence[Sequence[object]]) -> bytes:
     """As PostgreSQL's COPY writes it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow([_as_text(value) for value in row])
-    return text.getvalue().encode()
+    return "".join("\t".join(map(_field, row)) + "\n" for row in rows).encode()
 
 
-def _as_text(value: object) -> object:
+def _field(value: object) -> str:
+    if value is None:
+        return "\\N"
     if isinstance(value, datetime):
         return re.sub(r"\.?0+\+", "+", f"{value:%Y-%m-%d %H:%M:%S.%f+00}")
-    return value
+    return str(value).translate(ESCAPES)
 
 
 def checksums_of(table: ArchiveTable, rows: Sequence[Sequence[object]]) -> dict[datetime, int]:
-    return dict(read_piece(table.name, as_csv(rows), stream=False).checksums)
+    return dict(read_piece(table.name, as_text(rows), stream=False).checksums)
 
 
 @each_table
 def test_clickhouse_makes_the_same_checksum_of_what_it_was_sent(table: ArchiveTable, clickhouse: ClickHouse) -> None:
     rows = make_rows(table)
-    piece = read_piece(table.name, as_csv(rows), stream=True)
+    piece = read_piece(table.name, as_text(rows), stream=True)
 
     async def scenario() -> None:
         await make_tables(clickhouse)
@@ -119,7 +117,7 @@ def test_clickhouse_has_the_values_that_were_sent(table: ArchiveTable, clickhous
 
     async def scenario() -> None:
         await make_tables(clickhouse)
-        await clickhouse.insert(table.name, read_piece(table.name, as_csv(rows), stream=True).stream)
+        await clickhouse.insert(table.name, read_piece(table.name, as_text(rows), stream=True).stream)
         found = await clickhouse.fetch(f"SELECT * FROM {table.name}")
 
         assert sorted(repr([str(value) for value in row.values()]) for row in found) == sorted(
@@ -127,6 +125,17 @@ def test_clickhouse_has_the_values_that_were_sent(table: ArchiveTable, clickhous
         )
 
     run(scenario())
+
+
+@each_table
+def test_rows_are_sent_in_the_order_clickhouse_keeps(table: ArchiveTable) -> None:
+    rows = make_rows(table)
+    stream = pa.ipc.open_stream(read_piece(table.name, as_text(rows), stream=True).stream)
+    texts = [field.name for field in structs.fields(RECORDS[table.name]) if field.type is str]
+    keys = [tuple(row[name] for name in (*texts, table.bucket)) for row in stream.read_all().to_pylist()]
+
+    assert keys == sorted(keys)
+    assert len(keys) == len(rows)
 
 
 @each_table
@@ -190,7 +199,7 @@ def test_a_null_is_none_of_the_numbers() -> None:
 @pytest.mark.parametrize("bad", [b"NaN", b"1e40", b"1.0000001"])
 def test_a_number_that_cannot_be_kept_exactly_is_refused(bad: bytes) -> None:
     (table,) = [each for each in TABLES if each.name == "account_usage_daily"]
-    line = as_csv(make_rows(table)[:1]).replace(b"999999999999.999999", bad)
+    line = as_text(make_rows(table)[:1]).replace(b"999999999999.999999", bad)
 
     with pytest.raises(DifferenceFound, match="a row of account_usage_daily has a value that the archive cannot hold"):
         read_piece(table.name, line, stream=False)

@@ -96,7 +96,7 @@ def write_copy(table: Table) -> str:
     """SELECT for PostgreSQL's COPY."""
     bucket = table.primary_key[0]
     return f"""\
--- Rows of {table.name}, column for column, for COPY as CSV.
+-- Rows of {table.name}, column for column, for COPY as text.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
@@ -132,7 +132,7 @@ def write_sum(table: Table) -> str:
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-    date_trunc('day', {bucket}, 'UTC') AS day,
+    date_bin('1 day', {bucket}, '2000-01-01 00:00:00+00') AS day,
     count(*) AS row_count,
     ARRAY[
 {_lines((f"sum({column.name})" for column in summed(table)), 8)}

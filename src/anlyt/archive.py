@@ -3,8 +3,8 @@
 In: the four roll-up tables and the archive. Out: the same rows in the archive, and a receipt for each day. Each run
 compares what the rows of each day add up to here and there, a checksum of every value included; what differs is
 copied from the snapshot the sums were read in, so a change that commits meanwhile is found by the next run.
-- A month is built in a staging table and replaces the archive's in one step, after the sums agree: killed anywhere, the
-  archive has the month as it was or as it is, and the next run finds out which.
+- Months are built in a staging table, and each replaces the archive's in one step, after the sums agree: killed
+  anywhere, the archive has a month as it was or as it is, and the next run finds out which.
 - A day without a row here stays in the archive as it is; nothing is ever taken out of the archive.
 - From the border on all rows are here. A day before it is the archive's, and is never copied again.
 """
@@ -12,36 +12,41 @@ copied from the snapshot the sums were read in, so a change that commits meanwhi
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec import Struct, structs
 
 from anlyt.clickhouse import TABLES, WORK_TIMEOUT_S, ClickHouse, statement
-from anlyt.columns import WORD, read_piece
+from anlyt.columns import WORD, load_libraries, read_piece
 from anlyt.errors import DifferenceFound
 from anlyt.postgres import session, sql
 from anlyt.terminal import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from asyncpg import Connection, Record
 
     from anlyt.clickhouse import ArchiveTable
     from anlyt.columns import Piece
     from anlyt.crash import CrashPoints
+    from anlyt.terminal import Advance
 
 DAY: Final = timedelta(days=1)
-PIECE_BYTES_MAX: Final = 16 * 2**20  # of rows decoded and sent at a time
-PIECES_MAX: Final = 2  # one is decoded and one is sent, while a third is read
+PIECE_BYTES_MAX: Final = 16 * 2**20  # of rows decoded and sent at a time, in each lane
+LANES: Final = (TABLES[:1], TABLES[1:])  # worked on at the same time: hours are most of the rows
+UNIT_ROWS_MAX: Final = 1_000_000  # staged together, if that is more than one month
+UNIT_MONTHS_MAX: Final = 12  # a piece of rows may belong to all of them: a part each
 SNAPSHOT_TIMEOUT_S: Final = 3_600.0  # for one statement that reads PostgreSQL
 DAYS_NAMED_MAX: Final = 10  # in an error's sentence
 EVER: Final = datetime(1, 1, 1, tzinfo=UTC)
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)  # what a DateTime of ClickHouse can hold
 END: Final = datetime(2106, 2, 7, tzinfo=UTC)
+
+
+Result = TypeVar("Result")
 
 
 class Sums(Struct, frozen=True):
@@ -110,13 +115,13 @@ STATEMENTS: Final[Mapping[str, Statements]] = {
 
 
 class Run(Struct, frozen=True):
-    """What one run works with."""
+    """What all lanes of one run work with."""
 
     notes: Connection[Record]  # the job's own session, for receipts
-    source: Connection[Record]  # a snapshot
+    noting: asyncio.Lock
     clickhouse: ClickHouse
     crash: CrashPoints
-    count: Callable[[int], None]  # rows that have arrived
+    tell: Callable[[int, int], None]  # rows that are planned, and rows that have arrived
 
 
 async def archive(
@@ -128,43 +133,65 @@ async def archive(
     else any more.
     """
     await make_tables(clickhouse)
-    counts = {"days_copied": 0, "rows_copied": 0, "months_replaced": 0}
-    lost: list[str] = []
-    for table in TABLES:
-        async with (
-            session(url, application="anlyt-archive", statement_timeout_s=SNAPSHOT_TIMEOUT_S) as source,
-            source.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            await source.execute(sql("archive/hold_tables"))  # first: the snapshot is taken by the next statement
-            plan = await _compare(source, clickhouse, table)
-            with progress(f"archiving {table.name}", unit="rows", total=plan.rows or None, quiet=quiet) as advance:
-                run = Run(conn, source, clickhouse, crash, _counted(advance))
-                for month in plan.months:
-                    await _copy_month(run, table, plan, month)
-            await _note(conn, table, plan.unnoted)
-        lost += [f"{table.name} {day:%Y-%m-%d}" for day in plan.lost]
-        counts["days_copied"] += len(plan.changed)
-        counts["rows_copied"] += plan.rows
-        counts["months_replaced"] += len(plan.months)
+    with progress("archiving", unit="rows", quiet=quiet) as advance:
+        run = Run(conn, asyncio.Lock(), clickhouse, crash, _added_up(advance))
+        plans = [
+            plan for lane in await _together(*(_copy_tables(run, url, tables) for tables in LANES)) for plan in lane
+        ]
+    lost = [f"{plan.table.name} {day:%Y-%m-%d}" for plan in plans for day in plan.lost]
     if lost:
         named = ", ".join(lost[:DAYS_NAMED_MAX])
         raise DifferenceFound(
             f"the archive {clickhouse.address.shown} does not have {len(lost)} days any more as they were copied, and "
             f"PostgreSQL has them no longer: {named}; restore them from a backup of ClickHouse (docs/archive.md)"
         )
-    return counts
+    return {
+        "days_copied": sum(len(plan.changed) for plan in plans),
+        "rows_copied": sum(plan.rows for plan in plans),
+        "months_replaced": sum(len(plan.months) for plan in plans),
+    }
 
 
-def _counted(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """The bar is told how many rows there are by now, whatever the day or month."""
-    done = 0
+async def _copy_tables(run: Run, url: str, tables: Sequence[ArchiveTable]) -> list[Plan]:
+    """One lane: its tables one after the other, each in a snapshot of its own; what was done."""
+    plans: list[Plan] = []
+    for table in tables:
+        async with (
+            session(url, application="anlyt-archive", statement_timeout_s=SNAPSHOT_TIMEOUT_S) as source,
+            source.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            await source.execute(sql("archive/hold_tables"))  # first: the snapshot is taken by the next statement
+            plan = await _compare(source, run.clickhouse, table)
+            run.tell(plan.rows, 0)
+            for months in plan.units:
+                await _copy_months(run, source, plan, months)
+            await _note(run, table, plan.unnoted)
+        plans.append(plan)
+    return plans
 
-    def count(rows: int) -> None:
-        nonlocal done
-        done += rows
-        advance(done)
 
-    return count
+async def _together(*lanes: Coroutine[None, None, Result]) -> list[Result]:
+    """All lanes at the same time; what the first failure raises, when the others have stopped."""
+    tasks = [asyncio.ensure_future(lane) for lane in lanes]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _added_up(advance: Advance) -> Callable[[int, int], None]:
+    """The bar is told how many rows there are by now, whatever the lane, table or month."""
+    planned, done = 0, 0
+
+    def tell(more_planned: int, more_done: int) -> None:
+        nonlocal planned, done
+        planned += more_planned
+        done += more_done
+        advance(done, planned or None)
+
+    return tell
 
 
 async def make_tables(clickhouse: ClickHouse) -> None:
@@ -194,8 +221,9 @@ async def _drop_staging(clickhouse: ClickHouse, table: ArchiveTable) -> None:
 
 
 class Plan(Struct, frozen=True):
-    """What is here, what the archive has, and what follows from that."""
+    """What is here of a table, what the archive has, and what follows from that."""
 
+    table: ArchiveTable
     here: Days
     there: Days
     noted: Days
@@ -213,9 +241,25 @@ class Plan(Struct, frozen=True):
         """The months that hold changed days, oldest first."""
         return sorted({day.replace(day=1) for day in self.changed})
 
-    def expected(self, month: datetime, copied: Days) -> Days:
-        """What a month must add up to before it replaces the archive's."""
-        return {day: sums for day, sums in self.there.items() if day.replace(day=1) == month} | copied
+    @property
+    def units(self) -> list[list[datetime]]:
+        """These months, in lots that are staged together: what a lot costs is the same for few rows as for many."""
+        rows: dict[datetime, int] = dict.fromkeys(self.months, 0)
+        for day in self.changed:
+            rows[day.replace(day=1)] += self.here[day].row_count
+        units: list[list[datetime]] = []
+        room = 0
+        for month, count in rows.items():
+            if count > room or len(units[-1]) == UNIT_MONTHS_MAX:
+                units.append([])
+                room = UNIT_ROWS_MAX
+            units[-1].append(month)
+            room -= count
+        return units
+
+    def expected(self, months: Sequence[datetime], copied: Days) -> Days:
+        """What these months must add up to before they replace the archive's."""
+        return {day: sums for day, sums in self.there.items() if day.replace(day=1) in months} | copied
 
 
 async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> Plan:
@@ -223,13 +267,16 @@ async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: Ar
     assert found is not None, "a row without a table"
     since, today = found["hot_since"] or EVER, found["today"]
     noted = _read_days(await source.fetch(sql("archive/list_receipts"), table.name))
-    here, there = await asyncio.gather(
-        _totals_here(source, table, since, today), sums_there(clickhouse, table, BEGINNING, END)
+    here, there, _ = await asyncio.gather(
+        _totals_here(source, table, since, today),
+        sums_there(clickhouse, table, BEGINNING, END),
+        asyncio.to_thread(load_libraries),  # while the others add up
     )
     # What adds up to something else is copied, and its checksum made on the way.
     doubtful = [day for day, sums in sorted(here.items()) if day in there and there[day].totals == sums.totals]
     here |= await _with_checksums(source, table, {day: here[day] for day in doubtful})
     return Plan(
+        table=table,
         here=here,
         there=there,
         noted=noted,
@@ -255,7 +302,7 @@ async def _with_checksums(source: Connection[Record], table: ArchiveTable, days:
     """These days with the checksums of their rows."""
     checksums: dict[datetime, int] = {}
 
-    async def add(data: bytes) -> None:
+    async def add(data: bytearray) -> None:
         _add(checksums, await asyncio.to_thread(read_piece, table.name, data, stream=False))
 
     for period in _spans(sorted(days)):
@@ -298,25 +345,27 @@ def _read_days(rows: Sequence[Record]) -> Days:
 # ---------------------------------------------------------------------------------------------------------------- copy
 
 
-async def _copy_month(run: Run, table: ArchiveTable, plan: Plan, month: datetime) -> None:
-    """1. an empty staging table  2. what stays  3. what changed  4. check  5. replace in one step  6. note."""
-    clickhouse, cluster = run.clickhouse, run.clickhouse.cluster
-    days = [day for day in plan.changed if day.replace(day=1) == month]
+async def _copy_months(run: Run, source: Connection[Record], plan: Plan, months: Sequence[datetime]) -> None:
+    """1. an empty staging table  2. what stays  3. what changed  4. check  5. replace, each in one step  6. note."""
+    table, clickhouse, cluster = plan.table, run.clickhouse, run.clickhouse.cluster
+    days = [day for day in plan.changed if day.replace(day=1) in months]
+    names = [f"{month:%Y%m}" for month in months]
     await _drop_staging(clickhouse, table)
     await _make_table(clickhouse, table, staging=True)
     run.crash.reach("job-archive-staged")
     keep = statement("archive/keep_days", table, staging=True, cluster=cluster)
-    await clickhouse.execute(keep, {"month": int(f"{month:%Y%m}"), "days": [seconds(day) for day in days]})
+    await clickhouse.execute(keep, {"months": [int(name) for name in names], "days": [seconds(day) for day in days]})
     run.crash.reach("job-archive-kept")
-    copied = await _copy_days(run, table, {day: plan.here[day] for day in days})
+    copied = await _copy_days(run, source, table, {day: plan.here[day] for day in days})
     run.crash.reach("job-archive-copied")
     staged = await sums_there(clickhouse, table, BEGINNING, END, staging=True)
-    _check(table, staged, plan.expected(month, copied))
+    _check(table, staged, plan.expected(months, copied))
     run.crash.reach("job-archive-checked")
     replace = statement("archive/replace_month", table, cluster=cluster)
-    await clickhouse.execute(replace, {"month": f"{month:%Y%m}"})
-    run.crash.reach("job-archive-replaced")
-    await _note(run.notes, table, copied)
+    for name in names:
+        await clickhouse.execute(replace, {"month": name})
+        run.crash.reach("job-archive-replaced")
+    await _note(run, table, copied)
     run.crash.reach("job-archive-noted")
     await _drop_staging(clickhouse, table)
 
@@ -342,7 +391,7 @@ def _check(table: ArchiveTable, staged: Days, expected: Days) -> None:
         )
 
 
-async def _note(notes: Connection[Record], table: ArchiveTable, days: Days) -> None:
+async def _note(run: Run, table: ArchiveTable, days: Days) -> None:
     """Write the receipts of days the archive has."""
     if not days:
         return
@@ -350,39 +399,40 @@ async def _note(notes: Connection[Record], table: ArchiveTable, days: Days) -> N
     flat = [number for each in sums for number in each.sums]
     counts, checksums = [each.row_count for each in sums], [each.checksum for each in sums]
     text = sql("archive/write_receipts")
-    await notes.execute(text, table.name, list(days), counts, checksums, flat, len(sums[0].sums))
+    async with run.noting:
+        await run.notes.execute(text, table.name, list(days), counts, checksums, flat, len(sums[0].sums))
 
 
-async def _copy_days(run: Run, table: ArchiveTable, days: Days) -> Days:
+async def _copy_days(run: Run, source: Connection[Record], table: ArchiveTable, days: Days) -> Days:
     """Put the rows of these days into the staging table; the days with the checksums of what was read."""
     checksums: dict[datetime, int] = {}
     target = f"{table.name}_staging"
 
-    async def send(data: bytes) -> None:
+    async def send(data: bytearray) -> None:
         piece = await asyncio.to_thread(read_piece, table.name, data, stream=True)
         await run.clickhouse.insert(target, piece.stream)
         _add(checksums, piece)
-        run.count(piece.row_count)
+        run.tell(0, piece.row_count)
         run.crash.reach("job-archive-piece")
 
     for period in _spans(days):
-        await _read_pieces(run.source, table, period, send)
+        await _read_pieces(source, table, period, send)
     return _checked(days, checksums)
 
 
 async def _read_pieces(
-    source: Connection[Record], table: ArchiveTable, period: Period, work: Callable[[bytes], Awaitable[None]]
+    source: Connection[Record], table: ArchiveTable, period: Period, work: Callable[[bytearray], Awaitable[None]]
 ) -> None:
-    """Rows of a period, a piece at a time as COPY brings them: while one is read, those before it are worked on."""
+    """Rows of a period, a piece at a time as COPY brings them: while one is read, the one before it is worked on."""
     piece = bytearray()
-    tasks: deque[asyncio.Task[None]] = deque()
+    working: asyncio.Task[None] | None = None
 
     async def hand_over() -> None:
-        if len(tasks) == PIECES_MAX:
-            await tasks[0]
-            tasks.popleft()
-        tasks.append(asyncio.ensure_future(work(bytes(piece))))
-        piece.clear()
+        nonlocal piece, working
+        if working is not None:
+            await working
+        working = asyncio.ensure_future(work(piece))
+        piece = bytearray()
 
     async def take(data: bytes) -> None:
         piece.extend(data)
@@ -390,15 +440,15 @@ async def _read_pieces(
             await hand_over()
 
     try:
-        await source.copy_from_query(sql(STATEMENTS[table.name].copy), *period, output=take, format="csv")
+        await source.copy_from_query(sql(STATEMENTS[table.name].copy), *period, output=take, format="text")
         if piece:
             await hand_over()
-        for task in tasks:
-            await task
+        if working is not None:
+            await working
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if working is not None:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- confirm

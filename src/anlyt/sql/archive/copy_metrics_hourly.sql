@@ -1,4 +1,4 @@
--- Rows of metrics_hourly, column for column, for COPY as CSV.
+-- Rows of metrics_hourly, column for column, for COPY as text.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT

@@ -1,4 +1,4 @@
--- Rows of operator_performance, column for column, for COPY as CSV.
+-- Rows of operator_performance, column for column, for COPY as text.
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT

@@ -3,7 +3,7 @@
 -- $1 since TIMESTAMPTZ, $2 until TIMESTAMPTZ, exclusive
 -- Generated from schema.sql by make gen.
 SELECT
-    date_trunc('day', hour_bucket, 'UTC') AS day,
+    date_bin('1 day', hour_bucket, '2000-01-01 00:00:00+00') AS day,
     count(*) AS row_count,
     ARRAY[
         sum(total_messages),

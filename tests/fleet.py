@@ -30,7 +30,7 @@ from anlyt.errors import Retry
 from support import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from anlyt.frames import Client
@@ -62,16 +62,22 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A real `anlyt worker`. Killed, if it still runs, by `close`."""
+    """A real `anlyt worker`. Killed, if it still runs, by `close`. `host`: the words that have it run elsewhere."""
 
     def __init__(
-        self, settings: Settings, *, until_idle: bool = True, crash_points: str = "", source: Path | None = None
+        self,
+        settings: Settings,
+        *,
+        until_idle: bool = True,
+        crash_points: str = "",
+        source: Path | None = None,
+        host: Sequence[str] = (),
     ) -> None:
         self._log = settings.data_dir / f"worker-{secrets.token_hex(4)}.log"
         more = {"ANLYT_CRASH_POINTS": crash_points, "ANLYT_LOG_FORMAT": "json", "TZ": ZONE}
         if source is not None:
             more["PYTHONPATH"] = str(source)
-        words = [sys.executable, "-m", "anlyt", "worker", *(["--until-idle"] if until_idle else [])]
+        words = [*host, sys.executable, "-m", "anlyt", "worker", *(["--until-idle"] if until_idle else [])]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 words, env=environment(settings, **more), stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -50,6 +50,7 @@ _SESSION: Final = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25s",  # the same for answers that nobody takes: keepalives pause while there are such
 }
 
 # Errors that say: not now, or not this server. Doing the same again later may work.

@@ -12,21 +12,21 @@ import pytest
 from anlyt import archive as archive_module
 from anlyt import jobs, reconcile
 from anlyt.archive import Sums
-from anlyt.clickhouse import TABLES, statement
+from anlyt.clickhouse import READ_TIMEOUT_S, TABLES, ClickHouse, statement
 from anlyt.crash import CrashPoints
 from anlyt.errors import ConfigurationError, DifferenceFound
 from anlyt.postgres import ensure_partitions, session
-from archives import archive_directory, archive_in, assert_same_rows, rows_here, rows_there
+from archives import archive_directory, archive_in, assert_same_rows, rows_here, rows_there, stop
 from commands import anlyt, environment_of
 from support import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from asyncpg import Connection
 
-    from anlyt.clickhouse import ArchiveTable, ClickHouse
+    from anlyt.clickhouse import ArchiveTable
     from anlyt.settings import Settings
 
 DAY = timedelta(days=1)
@@ -34,6 +34,14 @@ HOUR = timedelta(hours=1)
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 NOT_ARMED = CrashPoints()
 UUIDS = [f"0000000{n}-aaaa-4bbb-8ccc-dddddddddddd" for n in range(10)]
+ONE_SERVER = """
+<clickhouse>
+    <tcp_port>9000</tcp_port>
+    <remote_servers>
+        <main><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard></main>
+    </remote_servers>
+</clickhouse>
+"""
 NOTHING = {"days_copied": 0, "rows_copied": 0, "months_replaced": 0}
 
 
@@ -480,6 +488,63 @@ def test_on_a_cluster_every_statement_is_replicated_and_distributed(
     assert f"ALTER TABLE {table.name}_local ON CLUSTER 'main'" in replace
     assert f"FROM {table.name}_staging_local" in replace
     assert "{cluster}" not in "".join(texts.values())
+
+
+class OneServer(ClickHouse):
+    """A cluster of one server without a Keeper: no queue of statements for all servers, and nothing is replicated.
+
+    The rest of the cluster's statements is run as it is.
+    """
+
+    async def fetch(
+        self, text: str, parameters: Mapping[str, Any] | None = None, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> list[dict[str, Any]]:
+        return await super().fetch(_for_one(text), parameters, timeout_s=timeout_s)
+
+    async def execute(
+        self, text: str, parameters: Mapping[str, Any] | None = None, *, in_database: bool = True
+    ) -> None:
+        await super().execute(_for_one(text), parameters, in_database=in_database)
+
+
+def _for_one(text: str) -> str:
+    return text.replace(" ON CLUSTER 'main'", "").replace("ReplicatedMergeTree", "MergeTree")
+
+
+@pytest.fixture
+def one_server(server_dir: Path) -> Iterator[OneServer]:
+    directory = server_dir / "archive"
+    directory.mkdir(mode=0o700)
+    (directory / "config.xml").write_text(ONE_SERVER)
+    made = OneServer(f"chdb://{directory}", cluster="main")
+    yield made
+    run(made.close())
+    stop(directory)
+
+
+def test_distributed_tables_are_filled_replaced_and_read(database_url: str, one_server: OneServer) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            for age in (1, 2, 40):
+                await add_day(conn, TODAY - age * DAY)
+            assert (await copy(database_url, one_server))["days_copied"] == 12
+            await assert_same_rows(conn, one_server)
+
+            await conn.execute(
+                "UPDATE anlyt.metrics_daily SET failed_messages = 7 WHERE day_bucket = $1", TODAY - 2 * DAY
+            )
+            assert (await copy(database_url, one_server))["days_copied"] == 1
+            await assert_same_rows(conn, one_server)
+            assert await copy(database_url, one_server) == NOTHING
+
+        engines = await one_server.fetch("SELECT name, engine FROM system.tables WHERE database = currentDatabase()")
+        assert {row["name"]: row["engine"] for row in engines} == {
+            name: engine
+            for table in TABLES
+            for name, engine in ((table.name, "Distributed"), (f"{table.name}_local", "MergeTree"))
+        }
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])

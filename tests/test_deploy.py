@@ -8,6 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +142,62 @@ def test_the_services_of_compose_run_commands_and_wait_for_what_they_need() -> N
     assert all("healthcheck" in services[name] for name in ("postgres", "nats", "api"))
     assert "/readyz" in " ".join(services["api"]["healthcheck"]["test"])
     assert services["postgres"]["image"] == "postgres:18"
+
+
+def test_the_cluster_of_compose_is_told_of_every_server_and_runs_the_same_roles() -> None:
+    (cluster,), (single,) = load("docker/cluster.yaml"), load("docker/compose.yaml")
+    services = cluster["services"]
+    ours = {name: service for name, service in services.items() if service["image"] == "anlyt"}
+    nats = {name for name in services if name.startswith("nats-")}
+
+    assert len(nats) == 3
+    assert {name: service["command"] for name, service in ours.items()} == {
+        name: service["command"] for name, service in single["services"].items() if service["image"] == "anlyt"
+    }
+    for service in ours.values():
+        environment = service["environment"]
+        settings_exist(set(environment))
+        values = {
+            name.removeprefix(PREFIX).lower(): re.sub(r"\$\{.*?\}", "secret", text)
+            for name, text in environment.items()
+        }
+        given = Settings.model_validate(values)
+        assert given.database_url is not None
+        assert given.nats_url is not None
+        assert set(re.findall(r"@([\w-]+):4222", given.nats_url.get_secret_value())) == nats
+        assert given.database_url.get_secret_value().partition("@")[2].startswith("postgres:5432,standby:5432/")
+        assert given.stream_replicas == len(nats)
+    assert {on for on in services["migrate"]["depends_on"] if on.startswith("nats-")} == nats
+    mounted = [each for service in services.values() for each in service.get("volumes", ()) if each.startswith("./")]
+    assert all((DEPLOY / "docker" / each.partition(":")[0]).is_file() for each in mounted)
+    used = {each.partition(":")[0] for service in services.values() for each in service.get("volumes", ())}
+    assert {name for name in used if not name.startswith("./")} == set(cluster["volumes"])
+
+
+@pytest.mark.parametrize("name", ["nats-1", "nats-2", "nats-3"])
+def test_the_configuration_of_the_clusters_servers_is_one_that_nats_server_takes(name: str) -> None:
+    services = load("docker/cluster.yaml")[0]["services"]
+    environment = {key: re.sub(r"\$\{.*?\}", "secret", text) for key, text in services[name]["environment"].items()}
+    server = shutil.which("nats-server", path=sysconfig.get_path("scripts"))
+
+    assert server is not None
+    assert environment["NATS_NAME"] == name
+    assert set(re.findall(r"@([\w-]+):6222", environment["NATS_ROUTES"])) == {"nats-1", "nats-2", "nats-3"}
+    done = subprocess.run(
+        [server, "-t", "-c", str(DEPLOY / "docker/nats-cluster.conf")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "is valid" in done.stderr + done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize("script", ["allow-standby.sh", "follow.sh"])
+def test_a_script_of_the_clusters_databases_is_one_that_sh_reads(script: str) -> None:
+    done = subprocess.run(["/bin/sh", "-n", DEPLOY / "docker" / script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_file_that_is_copied_or_mounted_is_there() -> None:

@@ -286,6 +286,18 @@ def test_only_the_partitions_of_the_period_are_looked_at(populated: str, stateme
     assert touched <= may
 
 
+@pytest.mark.parametrize("table", ["metrics_hourly", "operator_performance"])
+@pytest.mark.parametrize("verb", ["copy", "rows", "sum"])
+def test_the_archive_reads_only_the_partitions_of_the_days_it_copies(populated: str, verb: str, table: str) -> None:
+    """Days are read whole, by whatever plan; but no month beside theirs."""
+    may = {month_of(PERIOD[0]), month_of(PERIOD[1])}
+    nodes = run(explain(populated, f"archive/{verb}_{table}", PERIOD))
+
+    touched = {node["Relation Name"][-8:] for node in nodes}
+    assert touched
+    assert touched <= may
+
+
 @pytest.mark.parametrize("statement", TENANTS)
 def test_row_level_security_keeps_the_index_and_the_partitions_of_a_tenant(populated: str, statement: str) -> None:
     """What a tenant may see is a condition more on every row; it must not become the one that is looked up by."""

@@ -236,6 +236,22 @@ LOOK = """
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
+def test_eight_workers_that_meet_at_the_same_rows_never_deadlock(settings: Settings) -> None:
+    """All of them add to the same hours and seconds, in one order; in random order they begin again and again."""
+    settings = settings.model_copy(update={"partitions": 8, "batch_events_max": 10})
+
+    async def scenario() -> list[str]:
+        async with pipeline.stream_of(settings) as nc:
+            stored = await pipeline.publish(nc, settings, events(53, 1_500))
+            with capture_logs() as logs:
+                await pipeline.count(settings, workers=8)
+            again = [entry["cause"] for entry in logs if entry["event"] == "partition-retry"]
+            assert [cause for cause in again if "deadlock" in cause or "serialize" in cause] == []
+        return await pipeline.differences(settings, stored, datetime.now(UTC))
+
+    assert run(scenario(), 300) == []
+
+
 def test_sigterm_finishes_the_batch_and_leaves_with_exit_0(settings: Settings) -> None:
     settings = settings.model_copy(update={"partitions": 2, "batch_events_max": 10})
 

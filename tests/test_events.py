@@ -417,6 +417,21 @@ def test_binary_attributes_are_percent_decoded_and_their_case_does_not_matter() 
     assert found.key == "Euro € /gateway"
 
 
+def test_binary_ids_that_are_no_text_are_refused_and_never_taken_for_one_another() -> None:
+    raw, headers = binary(body())
+
+    letters = [decode_one(raw, headers=headers | {"ce-id": f"id-{escaped}"}) for escaped in ("%FE", "%ff", "%ED%A0%80")]
+
+    assert [letter.reason for letter in letters if isinstance(letter, Letter)] == ["malformed"] * 3
+    assert all("ce-id" in letter.detail and letter.key is None for letter in letters if isinstance(letter, Letter))
+
+
+def test_a_header_that_means_nothing_to_the_counts_may_hold_anything() -> None:
+    raw, headers = binary(body())
+
+    assert isinstance(decode_one(raw, headers=headers | {"ce-comment": "%FF", "ce-id": "100%25 %zz%"}), Event)
+
+
 @pytest.mark.parametrize(
     ("raw", "drop", "reason"),
     [(b"[]", "", "malformed"), (b"nope", "", "malformed"), (b"{}", "", "invalid_field"), (b"{}", "ce-id", "malformed")],

@@ -79,8 +79,17 @@ def test_any_changed_body_is_read_the_same(raw: bytes) -> None:
         {"Content-Type": "application/cloudevents+json", "ce-id": "1"},
         {"ce-id": "1", "ce-source": "/s", "ce-type": "message.submitted", "ce-time": "2026-03-29T11:00:00Z"},
         {"ce-id": "%41", "ce-source": "/s", "ce-type": "x", "ce-specversion": "1.0", "ce-time": "2026-03-29T11:00:00Z"},
+        {"ce-id": "%FF", "ce-source": "/s", "ce-type": "x", "ce-specversion": "1.0", "ce-time": "2026-03-29T11:00:00Z"},
     ],
-    ids=["load", "no name", "a long name", "structured", "binary, no version", "binary, unknown type"],
+    ids=[
+        "load",
+        "no name",
+        "a long name",
+        "structured",
+        "binary, no version",
+        "binary, unknown type",
+        "binary, no text",
+    ],
 )
 @pytest.mark.parametrize("age", ["2026-03-29T11:00:00Z", "2026-03-20T11:00:00Z", "2025-03-20T11:00:00Z"])
 def test_headers_are_read_the_same(headers: dict[str, str], age: str) -> None:

@@ -97,7 +97,7 @@ class EnvelopeReader:
         return envelope
 
     def read_binary(self, attributes: dict[str, str], body: bytes) -> Envelope:
-        """A binary-mode event: attributes from the headers, `data` is the body. Raises Rejected."""
+        """A binary-mode event: attributes from the headers, percent-decoded; `data` is the body. Raises Rejected."""
         if len(body) > BODY_BYTES_MAX:
             raise Rejected("too_large", f"The body has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed.")
         try:
@@ -106,7 +106,8 @@ class EnvelopeReader:
                 _parse_strictly(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             data = _data_of(_parse_strictly(body))
-        return Envelope(**{name: attributes.get(name, UNSET) for name in ATTRIBUTES}, data=data)
+        members = {name: _percent_decoded(name, attributes[name]) for name in ATTRIBUTES if name in attributes}
+        return Envelope(**members, data=data)
 
 
 def _split(body: bytes, elements_of: Callable[[bytes], list[Raw]]) -> Sequence[bytes | Raw]:
@@ -127,10 +128,18 @@ def _split(body: bytes, elements_of: Callable[[bytes], list[Raw]]) -> Sequence[b
 
 
 def binary_attributes(headers: dict[str, str]) -> dict[str, str] | None:
-    """The CloudEvents attributes of a binary-mode message, percent-decoded; None for any other message."""
+    """The CloudEvents attributes of a binary-mode message as its headers hold them; None for any other message."""
     if headers.get("content-type", "").strip().lower().startswith("application/cloudevents"):
         return None
-    return {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")} or None
+    return {name[3:]: value for name, value in headers.items() if name.startswith("ce-")} or None
+
+
+def _percent_decoded(name: str, value: str) -> str:
+    """The text of an attribute's header. Bytes that are no text are refused: replaced, they would make two ids one."""
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        raise Rejected("malformed", f"The header ce-{name} is not valid UTF-8: it is {show(value)}.") from None
 
 
 def _kind(value: object) -> str:

@@ -48,6 +48,7 @@ TYPES: Final = frozenset(
 OUTCOME: Final = {"message.delivered": "DELIVERED", "message.failed": "FAILED"}
 STATUS_COLUMN: Final = {"PENDING": "pending_messages", "DELIVERED": "delivered_messages", "FAILED": "failed_messages"}
 
+_REQUIRED: Final = ("specversion", "id", "source", "type", "time")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
@@ -164,15 +165,23 @@ def read_message(
     return read
 
 
+def _decoded(attributes: Mapping[str, str]) -> dict[str, object]:
+    """The required attributes of a binary-mode message; one whose bytes are no text refuses the event."""
+    try:
+        return {name: unquote(attributes[name], errors="strict") for name in _REQUIRED if name in attributes}
+    except UnicodeDecodeError:
+        _refuse("malformed")
+
+
 def _elements(body: bytes, headers: Mapping[str, str], read: Read, skip: Container[int]) -> Sequence[object]:
     """The events of a body as JSON values; a reason for the whole of it when there are none."""
     try:
         if len(body) > BODY_BYTES_MAX:
             _refuse("too_large")
         value = _parse(body)
-        attributes = {name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
+        attributes = {name[3:]: text for name, text in headers.items() if name.startswith("ce-")}
         if attributes and not headers.get("content-type", "").strip().lower().startswith("application/cloudevents"):
-            return [attributes | {"data": value}]
+            return [_decoded(attributes) | {"data": value}]
         if not isinstance(value, list):
             return [value]
         elements = cast("list[object]", value)

@@ -41,7 +41,8 @@ def test_every_session_is_in_utc_and_has_a_limit_on_every_wait(database_url: str
         async with session(database_url, application="anlyt-test", statement_timeout_s=2.5) as conn:
             rows = await conn.fetch(
                 "SELECT name, setting FROM pg_settings WHERE name IN ('TimeZone', 'application_name', "
-                "'client_connection_check_interval', 'idle_in_transaction_session_timeout', 'statement_timeout')"
+                "'client_connection_check_interval', 'idle_in_transaction_session_timeout', 'statement_timeout', "
+                "'tcp_user_timeout')"
             )
 
         assert {row["name"]: row["setting"] for row in rows} == {
@@ -50,6 +51,7 @@ def test_every_session_is_in_utc_and_has_a_limit_on_every_wait(database_url: str
             "client_connection_check_interval": "5000",
             "idle_in_transaction_session_timeout": "60000",
             "statement_timeout": "2500",
+            "tcp_user_timeout": "25000",
         }
 
     run(scenario())

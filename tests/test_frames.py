@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.protocol import parser
 
+from anlyt.events import Decoder, Message, Rules
 from anlyt.frames import LINE_BYTES_MAX, Client, Frames, read_subject
 from support import run
 
@@ -127,3 +128,23 @@ def test_what_is_no_protocol_of_nats_is_an_error(junk: bytes) -> None:
 
     with pytest.raises(nats.errors.ProtocolError):
         hear(diverted(client), client, [junk])
+
+
+def test_header_values_that_are_no_text_stay_different() -> None:
+    block = "NATS/1.0\r\nce-id: é%20\r\nA: 1\xff\r\n\xe4: 2\xff\r\n\r\n".encode("latin-1")
+    block = block.replace("é".encode("latin-1"), "é".encode())
+
+    found = run(Client().read_headers(block))
+
+    assert found == {"ce-id": "é%20", "A": "1%FF"}
+
+
+@pytest.mark.parametrize("last", [b"\xfe", b"\xff", b"\xed\xa0\x80"])
+def test_an_event_whose_id_is_no_text_is_malformed(last: bytes) -> None:
+    names = {b"specversion": b"1.0", b"id": b"a" + last, b"source": b"/s", b"type": b"operator.error", b"time": b"x"}
+    block = b"NATS/1.0\r\n" + b"".join(b"ce-%b: %b\r\n" % pair for pair in names.items()) + b"\r\n"
+
+    headers = run(Client().read_headers(block))
+    found = Decoder(Rules()).decode([Message("s", headers, b"{}", 1, 0)])
+
+    assert [(letter.reason, letter.key) for letter in found.letters] == [("malformed", None)]

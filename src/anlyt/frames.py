@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import nats.aio.client
 import nats.errors
@@ -29,6 +30,7 @@ REFUSED: Final = "permissions violation"
 REFUSALS_KEPT: Final = 20
 LINE_BYTES_MAX: Final = 1_048_576  # of what is no message: INFO lists the servers of a cluster
 _CRLF: Final = b"\r\n"
+_ASCII: Final = "".join(map(chr, range(128)))
 _WORD: Final = rb"[^ \t\r\n]+"  # as nats-server cuts a line into words; nats-py does at any white space
 _MSG: Final = re.compile(rb"MSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(\d+)\r\n" % (_WORD, _WORD))
 _HMSG: Final = re.compile(rb"HMSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(\d+)[ \t]+(\d+)\r\n" % (_WORD, _WORD))
@@ -164,7 +166,7 @@ class Client(nats.aio.client.Client):
         if not headers:
             return None
         try:
-            return await super()._process_headers(headers)
+            return await super()._process_headers(_as_text(headers))
         except (IndexError, UnicodeDecodeError):
             return None
 
@@ -195,3 +197,17 @@ class Client(nats.aio.client.Client):
 def read_subject(subject: bytes) -> str:
     """A subject as text that PostgreSQL takes: bytes that are no UTF-8, and NUL, are shown escaped."""
     return subject.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+
+
+def _as_text(headers: bytes) -> bytes:
+    """The same header block, values that are not UTF-8 percent-encoded: nats-py would make different ones the same."""
+    return headers if headers.isascii() else _CRLF.join(map(_line_as_text, headers.split(_CRLF)))
+
+
+def _line_as_text(line: bytes) -> bytes:
+    name, colon, value = line.partition(b":")
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return name + colon + quote(value, safe=_ASCII).encode()
+    return line

@@ -243,7 +243,7 @@ CHANGES: Sequence[tuple[str, str, str]] = [
     ),
     change("metrics_hourly", "total_cost", "total_cost - 0.000001", "scope = 'PLATFORM'"),
     change("metrics_daily", "total_cost", "total_cost + 0.000001", "scope = 'OPERATOR'"),
-    change("metrics_hourly", "peak_tps", "0", "peak_tps > 1"),
+    change("metrics_hourly", "peak_tps", "0", "peak_tps > 0"),
     *(
         change("operator_performance", column, f"{column} + 1")
         for column in ("total_messages", "delivered_messages", "failed_messages", "latency_sum_ms", "error_count")

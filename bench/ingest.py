@@ -48,6 +48,7 @@ TAKE_MAX = 10_000
 TAKE_BYTES_MAX = 64 * 2**20
 STREAM_GENERATED = 500_000  # events made at a time, so that millions need no memory
 BESIDE_AFTER_S = 3
+CHECKPOINT_PERIOD_S = 10
 _ID = re.compile(rb'"id":"[0-9a-f-]{36}"')
 
 
@@ -214,24 +215,30 @@ async def only_read(settings: Settings) -> Spent:
 
 
 async def counted(
-    servers: Servers, settings: Settings, events: int, *, beside: list[str] | None = None
+    servers: Servers, settings: Settings, events: int, *, beside: list[str] | None = None, checkpoints: bool = False
 ) -> dict[str, float]:
-    """Count with `anlyt worker --until-idle`, one for each partition; `beside`: words of one command more."""
+    """Count with `anlyt worker --until-idle`, one for each partition; `beside`: words of one command more.
+
+    With `checkpoints` one is made every CHECKPOINT_PERIOD_S, at full speed, where the server would wait for 15 minutes.
+    """
     assert settings.database_url is not None
     work = [[sys.executable, "-m", "anlyt", "worker", "--until-idle"]] * settings.partitions
     async with session(settings.database_url.get_secret_value(), application="bench") as conn:
         wal = await conn.fetchval("SELECT pg_current_wal_lsn()")
-        checkpoints = await conn.fetchval("SELECT num_timed + num_requested FROM pg_stat_checkpointer")
+        done = await conn.fetchval("SELECT num_timed + num_requested FROM pg_stat_checkpointer")
+        making = asyncio.create_task(_make_checkpoints(servers)) if checkpoints else None
         before = tree_cpu_s(servers.postgres.pid), cpu_s(servers.nats.pid)
         other = asyncio.create_task(_later(beside, settings)) if beside else None
         spent = await run_until_done(work, settings)
         after = tree_cpu_s(servers.postgres.pid), cpu_s(servers.nats.pid)
+        if making is not None:
+            making.cancel()
         beside_s = (await other).seconds if other else 0.0
         found = await conn.fetchval("SELECT sum(counted_events)::BIGINT FROM anlyt.ingest_totals")
         assert found == events, (found, events)
         wal_bytes = await conn.fetchval("SELECT pg_current_wal_lsn() - $1::PG_LSN", wal)
         ids_bytes = await conn.fetchval("SELECT pg_total_relation_size('anlyt.processed_events')")
-        checkpoints = await conn.fetchval("SELECT num_timed + num_requested FROM pg_stat_checkpointer") - checkpoints
+        done = await conn.fetchval("SELECT num_timed + num_requested FROM pg_stat_checkpointer") - done
         deadlocks = await conn.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     return {
         "events": events,
@@ -242,10 +249,18 @@ async def counted(
         "most memory of a worker MB": spent.rss_bytes / 2**20,
         "WAL bytes": float(wal_bytes) / events,
         "bytes of an id on disk": ids_bytes / events,
-        "checkpoints": checkpoints,
+        "checkpoints": done,
         "deadlocks": deadlocks,
         "purge took s": beside_s,
     }
+
+
+async def _make_checkpoints(servers: Servers) -> None:
+    """Again and again, until cancelled."""
+    async with session(servers.postgres.admin_url, application="bench", statement_timeout_s=900) as conn:
+        while True:
+            await asyncio.sleep(CHECKPOINT_PERIOD_S)
+            await conn.execute("CHECKPOINT")
 
 
 async def _later(words: list[str], settings: Settings) -> Spent:
@@ -278,7 +293,7 @@ async def sustained(
     """Millions of events in one run; with `purging`, as many ids that are old enough are deleted meanwhile."""
     async with loaded(servers, bodies(size.sustained, batch), partitions=workers) as settings:
         if not purging:
-            return await counted(servers, settings, size.sustained)
+            return await counted(servers, settings, size.sustained, checkpoints=True)
         assert settings.database_url is not None
         async with session(
             settings.database_url.get_secret_value(), application="bench", statement_timeout_s=900
@@ -291,7 +306,7 @@ async def sustained(
             )
             await conn.execute("VACUUM ANALYZE anlyt.processed_events")
         purge = [sys.executable, "-m", "anlyt", "jobs", "run", "purge"]
-        return await counted(servers, settings, size.sustained, beside=purge)
+        return await counted(servers, settings, size.sustained, beside=purge, checkpoints=True)
 
 
 async def shared_by(servers: Servers, size: Size, workers: int) -> dict[str, float]:

@@ -31,7 +31,7 @@ from anlyt.recount import COLUMNS, DAY_US, FUTURE_US, HOUR_US, Count, Fact, Rule
 from anlyt.slots import division_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from asyncpg import Connection, Record
 
@@ -73,6 +73,7 @@ class Report(Struct, frozen=True, kw_only=True):
     end: datetime
     compared_from: datetime  # `end` when nothing could be compared
     messages: int  # read
+    missing_messages: int  # between the first and the last that were read: the stream counts them, but has them not
     counted_events: int  # of the range, each once
     duplicate_events: int
     dead_letters: dict[str, int]  # by reason, of all messages read
@@ -116,6 +117,21 @@ class _Tally(Struct):
     first_seq: int = 0  # of the first message read; 0: there was none
     first_published: int = 0
     facts: int = 0  # of the range, copies too
+    seen: int = 0  # messages read, also those that were not counted in the snapshot
+    first_seen: int = 0  # their sequences
+    last_seen: int = 0
+
+    def see(self, messages: Sequence[Message]) -> None:
+        """Note which messages the stream gave."""
+        if messages:
+            self.first_seen = self.first_seen or messages[0].sequence
+            self.last_seen = messages[-1].sequence
+            self.seen += len(messages)
+
+    def missing(self, info: StreamInfo) -> int:
+        """How many the stream should have given and did not, at least: some may have been deleted before the first."""
+        asked = self.last_seen - self.first_seen + 1 if self.seen else 0
+        return max(0, asked - self.seen - info.deleted)
 
 
 class _Verdict(Struct):
@@ -297,6 +313,7 @@ async def _read_stream(
     try:
         while True:
             messages = await reader.take(TAKE_MAX, bytes_max=TAKE_BYTES_MAX, wait_s=TAKE_WAIT_S)
+            tally.see(messages)
             for message in messages:
                 slot = slot_of(message)
                 counted = message.published < snapshot.through.get(slot, 0)  # also when a position was put back since
@@ -366,6 +383,7 @@ def _judge(hours: _Range, snapshot: _Snapshot, tally: _Tally, info: StreamInfo) 
         end=_moment(hours.end),
         compared_from=_moment(compared_from),
         messages=tally.messages,
+        missing_messages=tally.missing(info),
         counted_events=counted,
         duplicate_events=tally.facts - counted,
         dead_letters=dict(tally.reasons),

@@ -107,6 +107,11 @@ def audit(
         _show_report(report)
     if report.total:
         raise DifferenceFound(f"{report.total:,} of {report.cells:,} cells are not what the messages add up to")
+    if report.missing_messages:
+        raise DifferenceFound(
+            f"{report.missing_messages:,} messages of the stream cannot be read; look at nats-server's log and disk, "
+            "and have their producers publish what was not counted before"
+        )
 
 
 def _read_time(option: str, text: str) -> datetime:
@@ -129,6 +134,8 @@ def _show_report(report: Report) -> None:
     letters = sum(report.dead_letters.values())
     say(f"read:       {report.messages:,} messages, {letters:,} events in them are dead letters")
     say(f"counted:    {report.counted_events:,} events of the range, {report.duplicate_events:,} duplicates ignored")
+    if report.missing_messages:
+        say(f"MISSING     {report.missing_messages:,} messages the stream counts cannot be read: its files are damaged")
     if report.contradictions:
         say(f"note:       {report.contradictions:,} copies say something else than the one taken as counted, the first")
     if report.late_seconds:

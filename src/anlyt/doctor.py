@@ -370,10 +370,14 @@ async def _check_stream(nc: jetstream.Client, settings: Settings, clocks: dict[s
 
 
 async def _check_room(nc: jetstream.Client, settings: Settings) -> list[Finding]:
-    """Whether the stream's limits hold what comes in the window, at the rate of what it holds now."""
-    answer = await jetstream.request(nc, f"STREAM.INFO.{settings.stream}")
+    """Whether the stream's files are whole, and its limits hold what comes in the window, at the rate of now."""
+    answer = await jetstream.request(nc, f"STREAM.INFO.{settings.stream}", {"deleted_details": True})
     config, state = answer["config"], answer["state"]
     findings: list[Finding] = []
+    if lost := state.get("lost"):
+        text = f"nats-server found {lost['bytes']:,} bytes of {settings.stream} unreadable, and dropped them"
+        remedy = "look at its log and its disk; what was not counted before must be published again"
+        findings.append(Finding("stream", "problem", text, remedy))
     for limit, held in (("max_bytes", state["bytes"]), ("max_msgs", state["messages"])):
         most = config.get(limit, -1)
         if most <= 0 or not held:

@@ -74,6 +74,7 @@ class StreamInfo(Struct, frozen=True):
     now: int  # the server's clock when it answered
     config: dict[str, Any]
     leader: str | None = None  # the server of a cluster that answered
+    deleted: int = 0  # messages taken out from between the first and the last
 
 
 class Outgoing(Struct, frozen=True):
@@ -206,6 +207,7 @@ async def stream_info(nc: Client, stream: str) -> StreamInfo:
         now=parse_instant(answer["ts"]),
         config=answer["config"],
         leader=answer.get("cluster", {}).get("leader"),
+        deleted=state.get("num_deleted", 0),
     )
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -19,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import httpx2
-import pytest
 from playwright.async_api import async_playwright
 
+import debian
 from anlyt import api, demo, jobs, keys, live, publishing, simulate, web
 from anlyt.access import make_grant
 from anlyt.crash import CrashPoints
@@ -48,7 +45,6 @@ ARGUMENTS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
-INSTALL_LIMIT_S: Final = 480
 SEED: Final = 11
 HISTORY: Final = timedelta(days=10)  # a week, and two whole days before it to compare with, at any time of day
 RATE: Final = 0.03  # distinct events a second: about 26,000 in all
@@ -56,24 +52,8 @@ STAFF: Final = ["metrics:read", "events:write", "admin"]
 
 
 def find_chromium() -> str:
-    """Debian's Chromium; installed when it is missing and we may. Without one the tests are skipped, never in CI."""
-    found = shutil.which("chromium")
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get") is not None:
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
-            subprocess.run(
-                command,
-                check=False,
-                timeout=INSTALL_LIMIT_S,
-                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-                stdout=subprocess.DEVNULL,
-            )
-        found = shutil.which("chromium")
-    if found is None:
-        reason = "THE PAGE IS NOT TESTED: there is no chromium and it could not be installed (apt-get install chromium)"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    """Debian's Chromium; without one the tests of the page are skipped, never in CI."""
+    return debian.program("chromium", "chromium")
 
 
 @dataclass

@@ -1,20 +1,22 @@
 """Several hosts on one machine: each a network namespace with a line of its own to the servers, which can be cut.
 
-The servers live outside and listen on SERVERS, an address that only these lines lead to. Needs root and Debian's
-iproute2; whatever was made is taken down again.
+The servers live outside and listen on SERVERS, an address that only these lines lead to. Needs root, and Debian's
+iproute2 and nftables; whatever was made is taken down again.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import pytest
+
 import databases
+import debian
 from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 NETWORK: Final = "10.213"
 SERVERS: Final = f"{NETWORK}.255.1"
+LOSE: Final = """
+table inet loss {{
+    chain sent {{ type filter hook output priority 0; numgen random mod 100 < {percent} drop; }}
+    chain came {{ type filter hook input priority 0; numgen random mod 100 < {percent} drop; }}
+}}
+"""
 SMALL: Final = {"fsync": "off", "shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "128MB"}
 
 
@@ -45,7 +53,18 @@ class Host:
     @property
     def words(self) -> list[str]:
         """What a command begins with to run there."""
-        return [ip_path(), "netns", "exec", self.name]
+        return [debian.program("ip", "iproute2"), "netns", "exec", self.name]
+
+    def lose(self, percent: int) -> None:
+        """Let so many of a hundred packets vanish, each way, by chance."""
+        self._filter(LOSE.format(percent=percent))
+
+    def lose_nothing(self) -> None:
+        """Let all through again."""
+        self._filter("delete table inet loss")
+
+    def _filter(self, rules: str) -> None:
+        run_tool(*self.words, debian.program("nft", "nftables"), "-f", "-", told=rules)
 
     def cut(self, what: Cut) -> None:
         """Let packets vanish."""
@@ -81,22 +100,22 @@ class Host:
             ip("netns", "del", self.name)
 
 
-def ip_path() -> str:
-    """Where iproute2 is."""
-    path = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    assert path is not None, "there is no ip; install Debian's package iproute2"
-    return path
-
-
 def ip(*words: str) -> None:
-    """Run iproute2; AssertionError with what it says when it fails."""
-    done = subprocess.run([ip_path(), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    """Run iproute2."""
+    run_tool(debian.program("ip", "iproute2"), *words)
+
+
+def run_tool(*words: str, told: str = "") -> None:
+    """Run a command with something on its standard input; AssertionError with what it says when it fails."""
+    done = subprocess.run(words, input=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 
 @contextmanager
 def hosts(number: int) -> Generator[list[Host]]:
-    """So many hosts, each of which reaches SERVERS."""
+    """So many hosts, each of which reaches SERVERS. The test is skipped where one cannot make any."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT TRIED: only root can make network namespaces")
     made = [Host(n) for n in range(1, number + 1)]
     with ExitStack() as stack:
         ip("addr", "add", f"{SERVERS}/32", "dev", "lo")

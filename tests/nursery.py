@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-FAKETIME: Final = tuple(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 BROKEN: Final = 70  # exit code of a process that raised what its entry point should have caught
 
 
@@ -50,13 +49,7 @@ class Nursery:
         if source is not None:
             self._environment["PYTHONPATH"] = str(source)
         if clock_s:
-            assert clock_can_be_off()
-            self._environment |= {
-                "LD_PRELOAD": str(FAKETIME[0]),
-                "FAKETIME": f"{clock_s:+d}s",
-                "DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
+            self._environment |= clock_off(clock_s)
         self._made: dict[int, asyncio.Future[int]] = {}
         self._children: dict[int, Child] = {}
         self._orders = 0
@@ -106,9 +99,24 @@ class Nursery:
                 self._children.pop(told["pid"]).ended.set_result(told["code"])
 
 
+def faketime_libraries() -> list[Path]:
+    """libfaketime, where this machine has it."""
+    return [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
+
+
 def clock_can_be_off() -> bool:
-    """Whether this machine has what puts a process's clock off."""
-    return bool(FAKETIME)
+    """Whether this machine can give a process another clock."""
+    return bool(faketime_libraries())
+
+
+def clock_off(seconds: int) -> dict[str, str]:
+    """What the environment of a process must hold for its clock to be so many seconds off."""
+    return {
+        "LD_PRELOAD": str(faketime_libraries()[0]),
+        "FAKETIME": f"{seconds:+d}s",
+        "DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- in the nursery

@@ -94,6 +94,17 @@ def grow(path: Path, size: str) -> None:
     _run("mount", "-o", f"remount,size={size}", str(path))
 
 
+def fill(path: Path) -> None:
+    """Leave no room on the disk of `path`."""
+    with path.open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(65_536))
+                file.flush()
+        except OSError:
+            pass
+
+
 def need_root_and(*tools: str) -> None:
     """Skip, loudly, where the machine does not have what the trial needs."""
     missing = [tool for tool in tools if shutil.which(tool) is None]

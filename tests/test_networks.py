@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LIMIT_S = 240
 CUTS = 6
+LOST_PERCENT = 30
+LOSSY_PARTS = 3
 SMALL_PARTS = {"partitions": 4, "batch_events_max": 10}
 HOSTS_THAT_WAIT = """
     SELECT count(DISTINCT client_addr) FROM pg_stat_activity
@@ -148,6 +150,28 @@ def test_exact_over_lines_that_are_cut_and_mended_again_and_again(settings: Sett
                 await pipeline.publish_through_outages(nc, here, copies[turn::CUTS])
                 await wait_until(lambda b=before: further(here, b), LIMIT_S, what="somebody counts")
                 host.mend(cut)
+            await pipeline.all_counted(nc, here, limit_s=LIMIT_S)
+            return await pipeline.differences(here, await pipeline.stored_copies(nc, here, copies), now)
+
+    assert run(scenario(), 3 * LIMIT_S) == []
+
+
+def test_exact_over_lines_that_lose_three_of_ten_packets(settings: Settings, server_dir: Path) -> None:
+    """Each way and on both lines: slow, and some sessions are given up, but nothing is lost that was acknowledged."""
+    now, rng = datetime.now(UTC), random.Random(44)
+    copies = pipeline.copies_of(rng, oracle.generate(44, 600, now))
+
+    async def scenario() -> list[str]:
+        async with site(settings, server_dir) as (both, here, nc):
+            for host in both:
+                host.lose(LOST_PERCENT)
+            for part in range(LOSSY_PARTS):
+                before = await pipeline.progress(here)
+                await pipeline.publish_through_outages(nc, here, copies[part :: LOSSY_PARTS + 1])
+                await wait_until(lambda b=before: further(here, b), LIMIT_S, what="somebody counts")
+            for host in both:
+                host.lose_nothing()
+            await pipeline.publish_through_outages(nc, here, copies[LOSSY_PARTS :: LOSSY_PARTS + 1])
             await pipeline.all_counted(nc, here, limit_s=LIMIT_S)
             return await pipeline.differences(here, await pipeline.stored_copies(nc, here, copies), now)
 

@@ -290,7 +290,7 @@ def test_a_full_disk_stops_the_count_and_room_lets_it_go_on_exactly(settings: Se
             filler = small / "filler"
             filler.write_bytes(b"")
             await wait_until(lambda: some_counted(changed), 120, what="something is counted")
-            fill(filler)
+            power.fill(filler)
             more = await pipeline.publish(nc, changed, traffic(6, 3_000))
             await wait_until(lambda: no_room(small), 240, what="PostgreSQL finds no room")
             power.grow(small, "900m")
@@ -300,17 +300,6 @@ def test_a_full_disk_stops_the_count_and_room_lets_it_go_on_exactly(settings: Se
 
     with power.small_disk(server_dir / "small", "220m"):
         assert run(scenario(), LIMIT_S) == []
-
-
-def fill(path: Path) -> None:
-    """Leave no room on the disk of `path`."""
-    with path.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(65_536))
-                file.flush()
-        except OSError:
-            pass
 
 
 def no_room(directory: Path) -> bool:

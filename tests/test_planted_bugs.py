@@ -6,7 +6,11 @@ loudly instead of testing nothing. The same scenarios find nothing in the code a
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(anlyt.__file__).parent
 SEED = 5
 LIMIT_S = 850  # far more than any takes
+MATRIX = Path(__file__).with_name("test_tenancy.py")
+MATRIX_ROUTE = "test_every_caller_gets_what_is_his and metrics and hourly"
 
 
 Scenario = Literal["calm", "interrupted", "dying", "cancelled", "aged 2 h", "aged 49 h"]
@@ -197,6 +203,17 @@ def test_a_planted_bug_is_found(settings: Settings, tmp_path: Path, name: str) -
 def test_the_package_as_it_is_has_none_of_them(settings: Settings, scenario: Scenario) -> None:
     """test_faults shows it for the others."""
     assert run(SCENARIOS[scenario](settings, None), LIMIT_S).differences == []
+
+
+def test_an_api_that_takes_ids_from_the_request_instead_of_the_key_is_found(tmp_path: Path) -> None:
+    """By the matrix of callers, run against the copy; it finds nothing in the code as it is (test_tenancy)."""
+    believing = '    if grant.scope == "PLATFORM" or ids is not None:\n        return Visible(scope, ids)\n'
+    bug = Bug((("access.py", '    if grant.scope == "PLATFORM":\n        return Visible(scope, ids)\n', believing),))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(MATRIX), "-k", MATRIX_ROUTE]
+    env = os.environ | {"PYTHONPATH": str(plant(bug, tmp_path))}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    assert (done.returncode, "AssertionError" in done.stdout) == (1, True), done.stdout
+    assert re.search(r"^FAILED .*test_every_caller_gets_what_is_his", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.timeout(LIMIT_S + 50)

@@ -137,6 +137,8 @@ class Crew:
             settings = self._behind.model_copy(update={"partitions": self.partitions})
             child = await self._spawn(nursery, "anlyt", ["worker"], settings, armed)
             self._workers[slot] = nursery, child
+            if self._leaving:  # while it was made: leave() has not seen it
+                self._tell(nursery, child)
             code = await asyncio.shield(child.ended)
             del self._workers[slot]
             self._note_end(child, code, may_end=child.pid in self._told)

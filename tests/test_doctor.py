@@ -18,11 +18,12 @@ from anlyt import doctor, jetstream, jobs, up
 from anlyt.archive import make_tables
 from anlyt.clickhouse import ClickHouse
 from anlyt.crash import CrashPoints
+from anlyt.embedded import EmbeddedNats
 from anlyt.postgres import PARTITIONED_TABLES, session
 from archives import archive_directory, archive_in
 from commands import anlyt, environment, environment_of
 from databases import login_role
-from support import run
+from support import free_port, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,6 +76,7 @@ def test_what_is_well_is_said_to_be_well(ready: Settings) -> None:
         "schema",
         "reading",
         "partitions",
+        "transactions",
         "counting",
         "jobs",
         "NATS version",
@@ -555,3 +557,60 @@ def test_the_archive_is_looked_at(ready: Settings) -> None:
 
     with archive_directory() as path:
         run(scenario(path))
+
+
+# ------------------------------------------------------------------------------------------------------- NATS's disks
+
+
+class MonitoredNats(EmbeddedNats):
+    """One with a monitoring port."""
+
+    port = 0
+
+    def _configuration(self) -> str:
+        self.port = self.port or free_port()
+        return f'http: "127.0.0.1:{self.port}"\n{super()._configuration()}'
+
+
+@pytest.mark.parametrize(
+    ("sync_interval", "level", "text"),
+    [("always", "ok", "what is acknowledged is on disk"), ("2m", "problem", "a power cut takes acknowledged events")],
+)
+def test_whether_what_nats_acknowledges_is_on_disk_is_asked(
+    settings: Settings, server_dir: Path, sync_interval: str, level: str, text: str
+) -> None:
+    async def scenario() -> dict[str, Finding]:
+        async with MonitoredNats(server_dir / "nats", sync_interval=sync_interval) as server:
+            urls = {"nats_url": SecretStr(server.url), "nats_monitor_urls": (f"http://127.0.0.1:{server.port}",)}
+            here = settings.model_copy(update=urls)
+            await up.prepare(here)
+            return {finding.check: finding for finding in await doctor.examine(here)}
+
+    finding = run(scenario())["NATS durability"]
+    assert (finding.level, text in finding.finding) == (level, True), finding
+
+
+def test_what_nobody_tells_about_the_disks_of_nats_is_a_warning_with_the_way_to_know(ready: Settings) -> None:
+    finding = found(ready)["NATS durability"]
+    assert (finding.level, "ANLYT_NATS_MONITOR_URLS" in finding.remedy) == ("warning", True)
+    silent = ready.model_copy(update={"nats_monitor_urls": (f"http://127.0.0.1:{free_port()}",)})
+    finding = found(silent)["NATS durability"]
+    assert (finding.level, "did not say" in finding.finding) == ("warning", True)
+    ours = {finding.check: finding for finding in run(doctor.examine(ready, embedded=True))}["NATS durability"]
+    assert (ours.level, ours.finding) == ("ok", "what is acknowledged is on disk")
+
+
+def test_a_transaction_that_is_open_for_long_is_a_warning(ready: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "TRANSACTION_AGE_MAX", timedelta(0))
+    assert ready.database_url is not None
+    url = ready.database_url.get_secret_value()
+
+    async def scenario() -> tuple[Finding, int]:
+        async with session(url, application="a report") as conn, conn.transaction():
+            pid = await conn.fetchval("SELECT pg_backend_pid()")
+            return {finding.check: finding for finding in await doctor.examine(ready)}["transactions"], pid
+
+    finding, pid = run(scenario())
+    assert finding.level == "warning"
+    assert f"a report (anlyt, process {pid}) has had one open" in finding.finding
+    assert finding.remedy == f"end it: SELECT pg_terminate_backend({pid})"

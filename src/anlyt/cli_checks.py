@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anlyt.cli_shared import Json, connected, database_url, find_archive, print_json, run_work, show_rows
+from anlyt.cli_shared import (
+    Json,
+    connected,
+    database_url,
+    find_archive,
+    print_json,
+    read_settings,
+    run_work,
+    show_rows,
+)
 from anlyt.errors import AnlytError, DifferenceFound, UsageError
 from anlyt.talk import say
 
@@ -30,8 +39,10 @@ def doctor(ctx: typer.Context, *, as_json: Json = False) -> None:
     """
     from anlyt import doctor as doctor_module
 
+    embedded = read_settings(ctx).nats_url is None  # then connected() finds those that run in the data directory
     settings = connected(ctx)
-    findings = run_work(doctor_module.examine(settings, find_archive(settings, somebody_waits=True)))
+    archive = find_archive(settings, somebody_waits=True)
+    findings = run_work(doctor_module.examine(settings, archive, embedded=embedded))
     if as_json:
         print_json([{"check": f.check, "level": f.level, "finding": f.finding, "remedy": f.remedy} for f in findings])
     else:

@@ -5,11 +5,14 @@ In: settings with both addresses. Out: findings, each ok, a warning or a problem
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import httpx2
+import msgspec
 from msgspec import Struct
 
 from anlyt import jetstream, jobs, postgres, slots
@@ -36,6 +39,10 @@ LAG_MAX_S: Final = 60.0
 LETTERS_MANY: Final = 10  # in an hour; fewer are told, but are no growth
 LETTERS_GROWTH: Final = 3  # times the mean of the hours before
 FULL_SHARE: Final = 0.9
+TRANSACTION_AGE_MAX: Final = timedelta(minutes=10)  # no session of anlyt's own but a long job's has one so long
+MONITOR_TIMEOUT_S: Final = 5.0
+MONITOR_BYTES_MAX: Final = 2**20
+REPLICAS_SAFE: Final = 3  # not all of them lose their power at once, if they stand apart
 WINDOW: Final = timedelta(microseconds=DEDUPE_WINDOW_US)
 ROOM_SPAN_MIN: Final = timedelta(minutes=10)  # less says nothing about a rate
 DAY_NS: Final = 86_400_000_000_000
@@ -52,13 +59,27 @@ class Finding(Struct, frozen=True):
     remedy: str = ""
 
 
-async def examine(settings: Settings, clickhouse: ClickHouse | None = None) -> list[Finding]:
-    """Every finding. A server that cannot be reached is a problem, not an error."""
+class _Storage(Struct):
+    sync_always: bool = False
+
+
+class _JetStream(Struct):
+    config: _Storage
+
+
+class _Varz(Struct):
+    """What a server says of itself, as far as it matters here."""
+
+    jetstream: _JetStream
+
+
+async def examine(settings: Settings, clickhouse: ClickHouse | None = None, *, embedded: bool = False) -> list[Finding]:
+    """Every finding. A server that cannot be reached is a problem, not an error. `embedded`: they are ours."""
     assert settings.database_url is not None
     assert settings.nats_url is not None
     clocks: dict[str, float] = {}
     findings = await _examine_postgres(settings, settings.database_url.get_secret_value(), clocks)
-    findings += await _examine_nats(settings, clocks)
+    findings += await _examine_nats(settings, clocks, embedded=embedded)
     findings += await _examine_archive(clickhouse)
     return [*findings, *_compare_clocks(clocks), *_check_transport(settings)]
 
@@ -110,7 +131,7 @@ async def _examine_postgres(settings: Settings, url: str, clocks: dict[str, floa
             schema = await _check_schema(conn)
             findings.append(schema)
             if schema.level == "ok":
-                findings += [await _check_reading(conn), await _check_runway(conn)]
+                findings += [await _check_reading(conn), await _check_runway(conn), await _check_transactions(conn)]
                 findings += [*await _check_counting(conn, settings), *await _check_letters(conn, settings)]
                 findings += [*await _check_jobs(conn, settings), *await _check_streams(conn, settings)]
             return findings
@@ -196,6 +217,17 @@ async def _check_runway(conn: Connection[Record]) -> Finding:
     level: Level = "ok" if first - datetime.now(UTC) >= RUNWAY_MIN else "warning"
     remedy = "" if level == "ok" else "run: anlyt jobs run partitions, and keep anlyt jobs loop running"
     return Finding("partitions", level, f"there are partitions until {first:%Y-%m-%d}", remedy)
+
+
+async def _check_transactions(conn: Connection[Record]) -> Finding:
+    row = await conn.fetchrow(sql("doctor/find_oldest_transaction"))
+    if row is None or row["age"] <= TRANSACTION_AGE_MAX:
+        return Finding(
+            "transactions", "ok", f"none that can be seen is older than {format_duration(TRANSACTION_AGE_MAX)}"
+        )
+    who = f"{row['application'] or 'a session'} ({row['role']}, process {row['pid']})"
+    text = f"{who} has had one open for {_roughly(row['age'])}: what is deleted meanwhile takes room until it ends"
+    return Finding("transactions", "warning", text, f"end it: SELECT pg_terminate_backend({row['pid']})")
 
 
 async def _check_rights(conn: Connection[Record]) -> list[Finding]:
@@ -317,7 +349,7 @@ async def _check_streams(conn: Connection[Record], settings: Settings) -> list[F
 # ---------------------------------------------------------------------------------------------------------------- NATS
 
 
-async def _examine_nats(settings: Settings, clocks: dict[str, float]) -> list[Finding]:
+async def _examine_nats(settings: Settings, clocks: dict[str, float], *, embedded: bool) -> list[Finding]:
     try:
         nc = await jetstream.connect_as(settings, name="anlyt-doctor")
     except (Retry, ConfigurationError) as error:
@@ -330,11 +362,52 @@ async def _examine_nats(settings: Settings, clocks: dict[str, float]) -> list[Fi
             Finding("NATS version", "ok" if new_enough else "problem", found, "" if new_enough else "upgrade it")
         ]
         findings += [*await _check_stream(nc, settings, clocks), *await _check_room(nc, settings)]
+        findings += await _check_disk(nc, settings, embedded=embedded)
         return [*findings, await _check_reader(nc, settings)]
     except AnlytError as error:
         return [Finding("stream", "problem", str(error), "run: anlyt migrate")]
     finally:
         await nc.close()
+
+
+async def _check_disk(nc: jetstream.Client, settings: Settings, *, embedded: bool) -> list[Finding]:
+    """Whether what the servers acknowledge is on disk, which only their monitoring addresses tell."""
+    check, remedy = "NATS durability", 'set sync_interval: "always" in the jetstream block of its configuration'
+    if embedded:
+        return [Finding(check, "ok", "what is acknowledged is on disk")]
+    if not settings.nats_monitor_urls:
+        text = "not known: whether an acknowledged event is on disk, or up to two minutes later, the default"
+        return [Finding(check, "warning", text, f"{remedy}; with ANLYT_NATS_MONITOR_URLS set, this is looked at")]
+    replicas = (await jetstream.stream_info(nc, settings.stream)).config.get("num_replicas", 1)
+    findings: list[Finding] = []
+    for url in settings.nats_monitor_urls:
+        try:
+            always = await _syncs_always(url)
+        except (httpx2.HTTPError, TimeoutError, ValueError) as error:
+            text = f"{url} did not say: {error or type(error).__name__}"
+            findings.append(Finding(check, "warning", text, "start it, or correct ANLYT_NATS_MONITOR_URLS"))
+            continue
+        level: Level = "ok" if always else "warning" if replicas >= REPLICAS_SAFE else "problem"
+        text = "what is acknowledged is on disk" if always else "a power cut takes acknowledged events with it"
+        findings.append(Finding(check, level, f"{url}: {text}", "" if always else remedy))
+    return findings
+
+
+async def _syncs_always(url: str) -> bool:
+    """Whether a server writes each message to disk before it acknowledges it, by its /varz."""
+    body = bytearray()
+    async with (
+        asyncio.timeout(MONITOR_TIMEOUT_S),
+        httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=MONITOR_TIMEOUT_S) as client,
+        client.stream("GET", f"{url.rstrip('/')}/varz", headers={"accept-encoding": "identity"}) as response,
+    ):
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MONITOR_BYTES_MAX:
+                msg = f"the answer has more than {MONITOR_BYTES_MAX} bytes"
+                raise ValueError(msg)
+    return msgspec.json.decode(body, type=_Varz).jetstream.config.sync_always
 
 
 async def _check_reader(nc: jetstream.Client, settings: Settings) -> Finding:

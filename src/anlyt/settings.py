@@ -27,7 +27,9 @@ PARTITIONS_MAX: Final = 16
 STREAM_REPLICAS_MAX: Final = 5  # as JetStream has it
 MESSAGE_AGE_MAX: Final = timedelta(days=60)
 ORIGINS_MAX: Final = 20
+MONITORS_MAX: Final = 20
 OTHERS_MAY_READ: Final = 0o044  # of a file's mode
+_MONITOR: Final = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?/?")
 _ORIGIN: Final = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
@@ -49,6 +51,11 @@ class Settings(BaseModel):
         "_INBOX",
         pattern=r"^[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]{1,32}){0,3}$",
         description="prefix of the subjects NATS answers to; of one's own, no other user can listen in",
+    )
+    nats_monitor_urls: tuple[str, ...] = Field(
+        (),
+        description="monitoring addresses of the NATS servers (comma-separated), like http://nats:8222, where anlyt "
+        "doctor asks whether what they acknowledge is on disk",
     )
     archive_url: SecretStr | None = Field(
         None,
@@ -179,7 +186,16 @@ class Settings(BaseModel):
             raise ValueError(msg)
         return self
 
-    @field_validator("ignored_types", "cors_origins", mode="before")
+    @field_validator("nats_monitor_urls")
+    @classmethod
+    def _monitors_are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [url for url in value if not _MONITOR.fullmatch(url)]
+        if wrong or len(value) > MONITORS_MAX:
+            msg = f"must be at most {MONITORS_MAX} addresses like http://nats:8222, without user, password and path"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("ignored_types", "cors_origins", "nats_monitor_urls", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

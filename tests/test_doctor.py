@@ -613,4 +613,4 @@ def test_a_transaction_that_is_open_for_long_is_a_warning(ready: Settings, monke
     finding, pid = run(scenario())
     assert finding.level == "warning"
     assert f"a report (anlyt, process {pid}) has had one open" in finding.finding
-    assert finding.remedy == f"end it: SELECT pg_terminate_backend({pid})"
+    assert finding.remedy == f"end it: pg_terminate_backend({pid})"

@@ -227,7 +227,7 @@ async def _check_transactions(conn: Connection[Record]) -> Finding:
         )
     who = f"{row['application'] or 'a session'} ({row['role']}, process {row['pid']})"
     text = f"{who} has had one open for {_roughly(row['age'])}: what is deleted meanwhile takes room until it ends"
-    return Finding("transactions", "warning", text, f"end it: SELECT pg_terminate_backend({row['pid']})")
+    return Finding("transactions", "warning", text, f"end it: pg_terminate_backend({row['pid']})")
 
 
 async def _check_rights(conn: Connection[Record]) -> list[Finding]:

@@ -33,10 +33,12 @@ SMALL_PARTS = {"partitions": 4, "batch_events_max": 10}
 HOSTS_THAT_WAIT = """
     SELECT count(DISTINCT client_addr) FROM pg_stat_activity
     WHERE application_name = 'anlyt-worker' AND datname = current_database() AND wait_event_type = 'Lock'"""
-pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
+pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.mark.parametrize("cut", hosts.Cut)
+@pytest.mark.parametrize(
+    "cut", [pytest.param(cut, marks=[pytest.mark.long] * (cut is not hosts.Cut.BOTH)) for cut in hosts.Cut]
+)
 def test_another_host_counts_on_when_a_workers_line_is_cut(
     settings: Settings, server_dir: Path, cut: hosts.Cut
 ) -> None:
@@ -108,6 +110,7 @@ async def site(settings: Settings, directory: Path) -> AsyncGenerator[tuple[list
         yield made, here, nc
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cut", hosts.Cut)
 def test_a_line_that_is_cut_inside_a_transaction_costs_no_event_and_doubles_none(
     settings: Settings, server_dir: Path, cut: hosts.Cut
@@ -137,6 +140,7 @@ def test_a_line_that_is_cut_inside_a_transaction_costs_no_event_and_doubles_none
     assert run(scenario(), 3 * LIMIT_S) == []
 
 
+@pytest.mark.long
 def test_exact_over_lines_that_are_cut_and_mended_again_and_again(settings: Settings, server_dir: Path) -> None:
     now, rng = datetime.now(UTC), random.Random(43)
     copies = pipeline.copies_of(rng, oracle.generate(43, 900, now))
@@ -156,6 +160,7 @@ def test_exact_over_lines_that_are_cut_and_mended_again_and_again(settings: Sett
     assert run(scenario(), 3 * LIMIT_S) == []
 
 
+@pytest.mark.long
 def test_exact_over_lines_that_lose_three_of_ten_packets(settings: Settings, server_dir: Path) -> None:
     """Each way and on both lines: slow, and some sessions are given up, but nothing is lost that was acknowledged."""
     now, rng = datetime.now(UTC), random.Random(44)

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import random
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,7 @@ from msgspec import structs
 
 from anlyt.archive import BEGINNING, END, make_tables, sums_there
 from anlyt.clickhouse import TABLES
-from anlyt.columns import RECORDS, WORD, read_piece
+from anlyt.columns import BLOCK_BYTES, RECORDS, WORD, read_piece
 from anlyt.errors import DifferenceFound
 from archives import archive_directory, archive_in
 from support import run
@@ -32,6 +35,12 @@ ODD_IDS = ["platform", 'a "quoted", id', "two\nlines\r\t\b\f\v", "", "\\N \\n \\
 ESCAPES = str.maketrans({"\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"})
 EXTREMES = [2**63 - 1, 0, 1]
 COSTS = [Decimal("999999999999.999999"), Decimal("-999999999999.999999"), Decimal("0.100000")]
+READ_PIECE = """
+import sys
+from anlyt.columns import read_piece
+read_piece(sys.argv[1], sys.stdin.buffer.read(), stream=True)
+print("pandas" in sys.modules)
+"""
 each_table = pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
 
 
@@ -149,6 +158,37 @@ def test_rows_cut_into_pieces_in_any_order_add_up_to_the_same(table: ArchiveTabl
 
     assert added == whole
     assert len(whole) == 3
+
+
+@each_table
+def test_a_piece_of_many_blocks_is_read_and_sorted_as_one(table: ArchiveTable) -> None:
+    """Each block of it is decoded with texts and NULLs of its own."""
+    few = make_rows(table)
+    ids = [field.name for field in structs.fields(RECORDS[table.name])].index(table.key)
+    made = [(*few[n % len(few)][:ids], f"{n:08x}{IDS[0][8:]}", *few[n % len(few)][ids + 1 :]) for n in range(20_000)]
+    rows = [made[n] for n in random.Random(1).sample(range(len(made)), len(made))]
+    data = as_text(rows)
+    assert len(data) > 2 * BLOCK_BYTES
+    piece = read_piece(table.name, data, stream=True)
+    added: dict[datetime, int] = {}
+    for start in range(0, len(rows), 4_000):
+        for day, checksum in checksums_of(table, rows[start : start + 4_000]).items():
+            added[day] = (added.get(day, 0) + checksum) % WORD
+
+    assert piece.row_count == len(rows)
+    assert piece.checksums == added
+    sent = [tuple(row.values()) for row in pa.ipc.open_stream(piece.stream).read_all().to_pylist()]
+    place = [field.name for field in structs.fields(RECORDS[table.name])].index(table.bucket)
+    assert sent == sorted(rows, key=lambda row: (row[1], row[ids], row[place]))
+
+
+def test_numbers_are_read_without_pandas() -> None:
+    """It would take half a second of every run, and nothing of it is used."""
+    (table,) = [each for each in TABLES if each.name == "operator_performance"]
+    command = [sys.executable, "-c", READ_PIECE, table.name]
+    done = subprocess.run(command, input=as_text(make_rows(table)), capture_output=True, check=True, timeout=60)
+
+    assert done.stdout == b"False\n"
 
 
 @each_table

@@ -12,8 +12,10 @@ copied from the snapshot the sums were read in, so a change that commits meanwhi
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec import Struct, structs
@@ -25,7 +27,7 @@ from anlyt.postgres import session, sql
 from anlyt.terminal import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from asyncpg import Connection, Record
 
@@ -35,9 +37,9 @@ if TYPE_CHECKING:
     from anlyt.terminal import Advance
 
 DAY: Final = timedelta(days=1)
-PIECE_BYTES_MAX: Final = 16 * 2**20  # of rows decoded and sent at a time, in each lane
+PIECE_BYTES_MAX: Final = 24 * 2**20  # of rows decoded and sent at a time: fewer parts to merge than of less
 LANES: Final = (TABLES[:1], TABLES[1:])  # worked on at the same time: hours are most of the rows
-UNIT_ROWS_MAX: Final = 1_000_000  # staged together, if that is more than one month
+UNIT_ROWS_MAX: Final = 4_000_000  # staged together, if that is more than one month
 UNIT_MONTHS_MAX: Final = 12  # a piece of rows may belong to all of them: a part each
 SNAPSHOT_TIMEOUT_S: Final = 3_600.0  # for one statement that reads PostgreSQL
 DAYS_NAMED_MAX: Final = 10  # in an error's sentence
@@ -47,6 +49,8 @@ END: Final = datetime(2106, 2, 7, tzinfo=UTC)
 
 
 Result = TypeVar("Result")
+if TYPE_CHECKING:
+    Work = Callable[[], Coroutine[None, None, None]]
 
 
 class Sums(Struct, frozen=True):
@@ -120,6 +124,7 @@ class Run(Struct, frozen=True):
     notes: Connection[Record]  # the job's own session, for receipts
     noting: asyncio.Lock
     clickhouse: ClickHouse
+    made: asyncio.Future[None]  # its tables
     crash: CrashPoints
     tell: Callable[[int, int], None]  # rows that are planned, and rows that have arrived
 
@@ -132,12 +137,15 @@ async def archive(
     Raises ArchiveUnavailable, and DifferenceFound, when all is copied, if the archive has lost days that are nowhere
     else any more.
     """
-    await make_tables(clickhouse)
-    with progress("archiving", unit="rows", quiet=quiet) as advance:
-        run = Run(conn, asyncio.Lock(), clickhouse, crash, _added_up(advance))
-        plans = [
-            plan for lane in await _together(*(_copy_tables(run, url, tables) for tables in LANES)) for plan in lane
-        ]
+    made = asyncio.ensure_future(make_tables(clickhouse))  # while PostgreSQL adds up
+    try:
+        with progress("archiving", unit="rows", quiet=quiet) as advance:
+            run = Run(conn, asyncio.Lock(), clickhouse, made, crash, _added_up(advance))
+            lanes = await _together(*(_copy_tables(run, url, tables) for tables in LANES))
+    finally:
+        made.cancel()
+        await asyncio.gather(made, return_exceptions=True)
+    plans = [plan for lane in lanes for plan in lane]
     lost = [f"{plan.table.name} {day:%Y-%m-%d}" for plan in plans for day in plan.lost]
     if lost:
         named = ", ".join(lost[:DAYS_NAMED_MAX])
@@ -161,7 +169,7 @@ async def _copy_tables(run: Run, url: str, tables: Sequence[ArchiveTable]) -> li
             source.transaction(isolation="repeatable_read", readonly=True),
         ):
             await source.execute(sql("archive/hold_tables"))  # first: the snapshot is taken by the next statement
-            plan = await _compare(source, run.clickhouse, table)
+            plan = await _compare(source, table, _all_there(run.clickhouse, table, run.made))
             run.tell(plan.rows, 0)
             for months in plan.units:
                 await _copy_months(run, source, plan, months)
@@ -262,14 +270,19 @@ class Plan(Struct, frozen=True):
         return {day: sums for day, sums in self.there.items() if day.replace(day=1) in months} | copied
 
 
-async def _compare(source: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> Plan:
+async def _all_there(clickhouse: ClickHouse, table: ArchiveTable, made: Awaitable[None]) -> Days:
+    await made
+    return await sums_there(clickhouse, table, BEGINNING, END)
+
+
+async def _compare(source: Connection[Record], table: ArchiveTable, all_there: Awaitable[Days]) -> Plan:
     found = await source.fetchrow(sql("archive/read_border"), table.name)
     assert found is not None, "a row without a table"
     since, today = found["hot_since"] or EVER, found["today"]
     noted = _read_days(await source.fetch(sql("archive/list_receipts"), table.name))
     here, there, _ = await asyncio.gather(
         _totals_here(source, table, since, today),
-        sums_there(clickhouse, table, BEGINNING, END),
+        all_there,
         asyncio.to_thread(load_libraries),  # while the others add up
     )
     # What adds up to something else is copied, and its checksum made on the way.
@@ -408,41 +421,58 @@ async def _copy_days(run: Run, source: Connection[Record], table: ArchiveTable, 
     checksums: dict[datetime, int] = {}
     target = f"{table.name}_staging"
 
-    async def send(data: bytearray) -> None:
-        piece = await asyncio.to_thread(read_piece, table.name, data, stream=True)
+    async def insert(piece: Piece) -> None:
         await run.clickhouse.insert(target, piece.stream)
-        _add(checksums, piece)
         run.tell(0, piece.row_count)
         run.crash.reach("job-archive-piece")
 
-    for period in _spans(days):
-        await _read_pieces(source, table, period, send)
+    async with _behind() as start:
+
+        async def decode(data: bytearray) -> None:
+            piece = await asyncio.to_thread(read_piece, table.name, data, stream=True)
+            _add(checksums, piece)
+            await start(partial(insert, piece))
+
+        for period in _spans(days):
+            await _read_pieces(source, table, period, decode)
     return _checked(days, checksums)
 
 
 async def _read_pieces(
-    source: Connection[Record], table: ArchiveTable, period: Period, work: Callable[[bytearray], Awaitable[None]]
+    source: Connection[Record],
+    table: ArchiveTable,
+    period: Period,
+    work: Callable[[bytearray], Coroutine[None, None, None]],
 ) -> None:
     """Rows of a period, a piece at a time as COPY brings them: while one is read, the one before it is worked on."""
     piece = bytearray()
-    working: asyncio.Task[None] | None = None
+    async with _behind() as start:
 
-    async def hand_over() -> None:
-        nonlocal piece, working
-        if working is not None:
-            await working
-        working = asyncio.ensure_future(work(piece))
-        piece = bytearray()
+        async def take(data: bytes) -> None:
+            nonlocal piece
+            piece += data
+            if len(piece) >= PIECE_BYTES_MAX:
+                await start(partial(work, piece))
+                piece = bytearray()
 
-    async def take(data: bytes) -> None:
-        piece.extend(data)
-        if len(piece) >= PIECE_BYTES_MAX:
-            await hand_over()
-
-    try:
         await source.copy_from_query(sql(STATEMENTS[table.name].copy), *period, output=take, format="text")
         if piece:
-            await hand_over()
+            await start(partial(work, piece))
+
+
+@asynccontextmanager
+async def _behind() -> AsyncGenerator[Callable[[Work], Awaitable[None]]]:
+    """Start works that go on while the caller does, one at a time and in order; at the end all are done."""
+    working: asyncio.Task[None] | None = None
+
+    async def start(work: Work) -> None:
+        nonlocal working
+        if working is not None:
+            await working
+        working = asyncio.ensure_future(work())
+
+    try:
+        yield start
         if working is not None:
             await working
     finally:
@@ -478,7 +508,7 @@ async def confirmed_until(
 
 async def differing_days(conn: Connection[Record], clickhouse: ClickHouse, table: ArchiveTable) -> list[datetime]:
     """Days from the border on that are here as they were copied, but not in the archive."""
-    plan = await _compare(conn, clickhouse, table)
+    plan = await _compare(conn, table, sums_there(clickhouse, table, BEGINNING, END))
     as_noted = {day: plan.here[day] for day in plan.changed if _may_be(plan.here[day], plan.noted.get(day))}
     known = await _with_checksums(conn, table, as_noted)
     return [day for day, sums in known.items() if sums.is_as(plan.noted[day])]

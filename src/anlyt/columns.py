@@ -38,6 +38,7 @@ WORD: Final = 2**64
 NULL_WORD: Final = 2**63  # no INTEGER is that
 SCATTER: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: odd, and its bits are spread evenly
 DAY_S: Final = 86_400
+BLOCK_BYTES: Final = 2**20  # decoded at a time: as much as a core's own cache holds; a row has less, by its key
 NULL: Final = "\\N"  # as COPY writes it
 ESCAPED: Final = re.compile(r"\\(.)")  # in text, by COPY: a line's end never stands in a value
 ESCAPES: Final[Mapping[str, str]] = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
@@ -99,10 +100,11 @@ def _decode(table_name: str, data: bytes | bytearray) -> Any:  # noqa: ANN401 - 
     types = _types(table_name)
     table = csv.read_csv(
         arrow.BufferReader(data),
-        read_options=csv.ReadOptions(column_names=list(types), use_threads=False, block_size=len(data) + 1),
+        read_options=csv.ReadOptions(column_names=list(types), use_threads=False, block_size=BLOCK_BYTES),
         parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
         convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=False, null_values=[NULL]),
     )
+    table = table.unify_dictionaries().combine_chunks()
     for place, column in enumerate(table.columns):
         if _is_text(column):
             table = table.set_column(place, table.field(place), _plain(column.chunk(0)))
@@ -142,7 +144,8 @@ def _in_order(table: Any) -> Any:  # noqa: ANN401 - an Arrow table
     numpy, arrow = _libraries().numpy, _libraries().arrow
     texts = [_ranks(column.chunk(0)) for column in table.columns if _is_text(column)]
     order = numpy.lexsort((_words(table.column(0).chunk(0)), *reversed(texts)))  # the last is the first
-    return table.take(arrow.array(order)).combine_chunks()
+    places = arrow.Array.from_buffers(arrow.int64(), len(order), [None, arrow.py_buffer(order)])
+    return table.take(places).combine_chunks()
 
 
 def _ranks(values: Any) -> Any:  # noqa: ANN401 - an Arrow array of texts, a numpy array
@@ -151,15 +154,22 @@ def _ranks(values: Any) -> Any:  # noqa: ANN401 - an Arrow array of texts, a num
     texts = values.dictionary.to_pylist()
     ranks = numpy.empty(len(texts), numpy.int64)
     ranks[sorted(range(len(texts)), key=texts.__getitem__)] = numpy.arange(len(texts))
-    return ranks[values.indices.to_numpy()]
+    return ranks[_numbers(values.indices, numpy.int32)]
 
 
 def _encode(table: Any) -> bytes:  # noqa: ANN401 - an Arrow table
+    """The rows as a stream, in memory that is as large as it needs to be from the beginning."""
     arrow = _libraries().arrow
-    sink = arrow.BufferOutputStream()
-    with arrow.ipc.new_stream(sink, table.schema) as writer:
+    size = arrow.MockOutputStream()
+    _write(table, size)
+    buffer = arrow.allocate_buffer(size.size())
+    _write(table, arrow.FixedSizeBufferWriter(buffer))
+    return buffer.to_pybytes()
+
+
+def _write(table: Any, sink: Any) -> None:  # noqa: ANN401 - an Arrow table, and an Arrow stream
+    with _libraries().arrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
 
 
 # ------------------------------------------------------------------------------------------------------------ checksum
@@ -190,12 +200,16 @@ def _words(values: Any) -> Any:  # noqa: ANN401 - an Arrow array, a numpy array
     numpy, types = _libraries().numpy, _libraries().arrow.types
     assert not values.offset, "a part of an array"
     if types.is_dictionary(values.type):
-        return numpy.array([word(text) for text in values.dictionary.to_pylist()], numpy.uint64)[
-            values.indices.to_numpy()
-        ]
-    width = 2 if types.is_decimal(values.type) else 1
+        words = numpy.array([word(text) for text in values.dictionary.to_pylist()], numpy.uint64)
+        return words[_numbers(values.indices, numpy.int32)]
     # 18 digits fit into the lower half of a decimal's 128 bits.
-    found = numpy.frombuffer(values.buffers()[1], numpy.uint64, len(values) * width)[::width]
+    found = _numbers(values, numpy.uint64, 2 if types.is_decimal(values.type) else 1)
     if values.null_count:
-        found = numpy.where(values.is_valid().to_numpy(zero_copy_only=False), found, numpy.uint64(NULL_WORD))
+        known = numpy.unpackbits(numpy.frombuffer(values.buffers()[0], numpy.uint8), bitorder="little")[: len(values)]
+        found = numpy.where(known, found, numpy.uint64(NULL_WORD))
     return found
+
+
+def _numbers(values: Any, kind: Any, width: int = 1) -> Any:  # noqa: ANN401 - an Arrow array, a numpy type and array
+    """The numbers of an array where they lie: pyarrow's own way there loads pandas, which takes half a second."""
+    return _libraries().numpy.frombuffer(values.buffers()[1], kind, len(values) * width)[::width]

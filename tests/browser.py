@@ -19,7 +19,7 @@ import httpx2
 from playwright.async_api import async_playwright
 
 import debian
-from anlyt import api, demo, jobs, keys, live, publishing, simulate, web
+from anlyt import api, demo, jobs, keys, listener, live, publishing, simulate
 from anlyt.access import make_grant
 from anlyt.crash import CrashPoints
 from anlyt.postgres import connect, open_pool
@@ -192,7 +192,7 @@ async def served(settings: Settings, directory: Path, executable: str, runner: a
     feed = live.Feed(settings, telemetry, lambda: datetime.now(UTC))
     app = api.build_app(pool=pool, settings=settings, telemetry=telemetry, feed=feed)
     serving = asyncio.gather(
-        feed.run(stop), web.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=ready.set_result)
+        feed.run(stop), listener.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=ready.set_result)
     )
     try:
         address = await ready

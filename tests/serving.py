@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from anlyt import api, keys, live, web
+from anlyt import api, keys, listener, live, web
 from anlyt.access import make_grant
 from anlyt.postgres import connect, open_pool
 from anlyt.settings import Settings
@@ -53,7 +53,7 @@ async def listening(url: str, **changes: Any) -> AsyncIterator[str]:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(feed.run(stop))
-            tasks.create_task(web.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=found.append))
+            tasks.create_task(listener.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=found.append))
             try:
                 yield await wait_until(lambda: found[0] if found else None)
             finally:

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from anlyt import access, api, jobs, keys, web
+from anlyt import access, api, jobs, keys, listener
 from anlyt.access import make_grant
 from anlyt.crash import CrashPoints
 from anlyt.errors import ConfigurationError, UsageError
@@ -852,7 +852,7 @@ async def listening(database_url: str) -> AsyncIterator[str]:
     pool = await open_pool(database_url, application="anlyt-api", size_max=2, statement_timeout_s=5)
     app = api.build_app(pool=pool, settings=Settings.model_validate({}), telemetry=Telemetry())
     stop, found = asyncio.Event(), list[str]()
-    task = asyncio.create_task(web.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=found.append))
+    task = asyncio.create_task(listener.serve(app, host="127.0.0.1", port=0, stop=stop, on_ready=found.append))
     try:
         yield await wait_until(lambda: found[0] if found else None)
     finally:
@@ -903,9 +903,9 @@ def test_a_taken_port_and_a_strange_host_are_told_plainly(database_url: str) -> 
         async with listening(database_url) as url:
             port = int(url.rpartition(":")[2])
             with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port}.*ANLYT_HTTP_PORT"):
-                await web.serve(_nothing, host="127.0.0.1", port=port, stop=asyncio.Event())
+                await listener.serve(_nothing, host="127.0.0.1", port=port, stop=asyncio.Event())
         with pytest.raises(ConfigurationError, match="ANLYT_HTTP_HOST"):
-            await web.serve(_nothing, host="no such host", port=0, stop=asyncio.Event())
+            await listener.serve(_nothing, host="no such host", port=0, stop=asyncio.Event())
 
     run(story())
 

@@ -162,7 +162,7 @@ def api(ctx: typer.Context) -> None:
     import asyncio
     from datetime import UTC, datetime
 
-    from anlyt import postgres, tokens, web
+    from anlyt import listener, postgres, tokens
     from anlyt.api import build_app
     from anlyt.credentials import identity_of
     from anlyt.live import Feed
@@ -194,7 +194,7 @@ def api(ctx: typer.Context) -> None:
                     feed=feed,
                 )
                 tasks.create_task(feed.run(stop), name="live feed")
-                await web.serve(served, host=settings.http_host, port=settings.http_port, stop=stop)
+                await listener.serve(served, host=settings.http_host, port=settings.http_port, stop=stop)
                 stop.set()
         finally:
             await publisher.close()

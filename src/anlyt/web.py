@@ -1,18 +1,15 @@
-"""What all HTTP answers have in common: problems, security headers, limits, the access log, and the server itself.
+"""What all HTTP answers have in common: problems, security headers, limits and the access log.
 
 In: an ASGI app, errors. Out: RFC 9457 problem+json for every error, the same headers on every answer, one log line and
-one count a request, and a server that stops when told to. Causes go to the log, never to the caller: no answer carries
-a stack, SQL or an address of ours (I9).
+one count a request. Causes go to the log, never to the caller: no answer carries a stack, SQL or an address of ours
+(I9).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import resource
 import secrets
-import socket
 import time
 from collections.abc import Sequence  # noqa: TC003 - msgspec reads the annotations of Problem
 from http import HTTPStatus
@@ -21,7 +18,6 @@ from urllib.parse import unquote_plus
 
 import msgspec
 import structlog
-import uvicorn
 from asyncpg import InsufficientPrivilegeError, InternalClientError, QueryCanceledError
 from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,7 +29,6 @@ from anlyt.access import spot_credential
 from anlyt.cloudevents import BODY_BYTES_MAX
 from anlyt.errors import (
     ArchiveUnavailable,
-    ConfigurationError,
     DatabaseUnavailable,
     RequestError,
     StreamUnavailable,
@@ -41,7 +36,7 @@ from anlyt.errors import (
 from anlyt.intake import Fate  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,13 +48,6 @@ if TYPE_CHECKING:
 
 QUERY_BYTES_MAX: Final = 8_192  # of the part of an address behind the question mark
 HEADERS_BYTES_MAX: Final = 16_384
-HEAD_BYTES_MAX: Final = 32_768  # of a request's line and headers while they arrive
-CONNECTIONS_MAX: Final = 8_000  # most of them idle: live readers
-OPEN_FILES_SPARE: Final = 256  # what a process opens besides connections
-SEND_LIMIT_MS: Final = 600_000  # for a peer to take what is sent; then the system ends the connection
-BACKLOG_MAX: Final = 512
-KEEP_ALIVE_S: Final = 30
-STOP_LIMIT_S: Final = 10
 RETRY_AFTER_S: Final = 2
 BODY_LIMIT_S: Final = 10.0  # for a body to arrive
 TRIES_RETRY_AFTER_S: Final = 10
@@ -495,96 +483,3 @@ def _record(scope: Scope, telemetry: Telemetry, status: int, seconds: float) -> 
         key_id=scope["state"].get("key_id"),
         request_id=scope["state"]["request_id"],
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- server
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that tells when it is ready and leaves signals to the command line."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave the process's signal handlers alone."""
-        yield
-
-
-async def serve(
-    app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, on_ready: Callable[[str], None] | None = None
-) -> None:
-    """Answer requests until `stop` is set, then finish those at hand. `on_ready` gets the address, with the real port.
-
-    Raises ConfigurationError when the address cannot be listened on.
-    """
-    _allow_open_files(CONNECTIONS_MAX + OPEN_FILES_SPARE)
-    listener = _listen(host, port)
-    url = _url_of(listener)
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=STOP_LIMIT_S,
-        limit_concurrency=CONNECTIONS_MAX,
-        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-        http="h11",
-        ws="none",
-    )
-    server = _Server(config)
-    with listener:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(sockets=[listener]), name="http server")
-            await server.ready.wait()
-            log.info("api-listening", url=url)
-            if on_ready is not None:
-                on_ready(url)
-            await stop.wait()
-            server.should_exit = True
-    log.info("api-stopped", url=url)
-
-
-def _allow_open_files(number: int) -> None:
-    """Raise this process's own limit as far as it may: each connection is an open file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < number:
-        wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigurationError(
-            f"ANLYT_HTTP_HOST is {host!r}, which is no address of ours: {error.strerror}"
-        ) from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_LIMIT_MS)
-        listener.bind(address)
-        listener.listen(BACKLOG_MAX)
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"the API cannot listen on {host}:{port}: {error.strerror}; stop what listens there, or set "
-            "ANLYT_HTTP_HOST and ANLYT_HTTP_PORT (0 takes a free port)"
-        ) from None
-    return listener
-
-
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -142,6 +142,18 @@ def test_a_wrong_setting_is_told_before_anything_starts(inside: Any, variables: 
     assert re.search(said, result.err), result.err
 
 
+def test_a_settings_file_whose_password_others_may_read_is_told(inside: Any, tmp_path: Path) -> None:
+    file = tmp_path / "anlyt.toml"
+    file.write_text(f'database_url = "{NOWHERE["database_url"]}"')
+    file.chmod(0o644)
+    result = inside("jobs", "list", config=str(file), nats_url=NOWHERE["nats_url"])
+    told, error = result.err.splitlines()
+
+    assert told == f"{file} holds a secret, and others may read it; run: chmod 600 {file}"
+    assert (result.code, SECRET in result.err) == (4, False)
+    assert "127.0.0.1:9" in error
+
+
 def test_an_unknown_name_of_set_is_told(inside: Any) -> None:
     result = inside("--set", "http_prot=1", "query", "hourly", **NOWHERE)
 

@@ -192,17 +192,18 @@ def test_a_key_has_one_export_at_a_time_and_one_that_is_left_is_given_up(databas
 FRESH = reports.Freshness(NOW, NOW)
 
 
-def test_text_a_spreadsheet_would_run_is_defused_and_numbers_are_not() -> None:
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"], ids=ascii)
+def test_text_a_spreadsheet_would_run_is_defused_and_numbers_are_not(text: str) -> None:
     query = read_query("hourly", [("format", "csv")], grant=STAFF, now=NOW)
     final = True
     row = reports.ROWS["hourly"](
-        HOUR, "ACCOUNT", "=1+1", 1, 0, 0, -5, Decimal("-0.000001"), 0, 0, 0, HOUR, None, None, 0.5, final
+        HOUR, "ACCOUNT", text, 1, 0, 0, -5, Decimal("-0.000001"), 0, 0, 0, HOUR, None, None, 0.5, final
     )
     (cells,) = csv.reader(
         io.StringIO(exports.open_encoder(query, FRESH, currency="EUR").encode_rows([row]).decode(), newline="")
     )
 
-    assert cells[1:4] == ["ACCOUNT", "'=1+1", "1"]
+    assert cells[1:4] == ["ACCOUNT", f"'{text}", "1"]
     assert (cells[6], cells[7]) == ("-5", "-0.000001")
     assert cells[-4:] == ["", "", "0.5", "true"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anlyt.errors import ConfigurationError
-from anlyt.settings import CONFIG_VARIABLE, PREFIX, Settings, exposed_file, format_duration, load, parse_duration
+from anlyt.settings import CONFIG_VARIABLE, PREFIX, Settings, exposed_files, format_duration, load, parse_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -249,6 +249,23 @@ def test_a_file_with_a_password_that_others_may_read_is_told(tmp_path: Path, mod
     file.write_text(f'database_url = "{url}"')
     file.chmod(mode)
 
-    assert exposed_file({"config": str(file)}, {}) == exposed_file({}, {"ANLYT_CONFIG": str(file)})
-    assert (exposed_file({"config": str(file)}, {}) == file) == told
-    assert exposed_file({}, {}) is None
+    for flags, environment in (({"config": str(file)}, {}), ({}, {"ANLYT_CONFIG": str(file)})):
+        assert exposed_files(load(flags, environment), flags, environment) == ([file] if told else [])
+    assert exposed_files(load({}, {}), {}, {}) == []
+
+
+@pytest.mark.parametrize("name", ["nats_key_file", "nats_creds_file", "nats_nkey_file"])
+def test_a_file_with_a_key_that_others_may_read_is_told(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text("secret")
+    environment = {f"ANLYT_{name.upper()}": str(file), "ANLYT_NATS_URL": "tls://nats:4222"}
+    if name == "nats_key_file":
+        environment["ANLYT_NATS_CERT_FILE"] = str(file)
+    found: list[list[Path]] = []
+    for mode in (0o600, 0o640, 0o604):
+        file.chmod(mode)
+        found.append(exposed_files(load({}, environment), {}, environment))
+    file.unlink()
+
+    assert found == [[], [file], [file]]
+    assert exposed_files(load({}, environment), {}, environment) == []

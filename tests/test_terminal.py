@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import pty
 import re
@@ -97,6 +99,14 @@ def test_csv_defuses_what_a_spreadsheet_would_run_and_leaves_numbers(capsys: pyt
     )
 
     assert capsys.readouterr().out.splitlines() == ["name,cost,text,none,at", '\'=1+1,-1.50,"a,""b""",,\'@x']
+
+
+@pytest.mark.parametrize("text", ["=1", "+a", "-a", "@a", "\t=1", "\r=1"], ids=ascii)
+def test_csv_defuses_every_way_a_formula_begins(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    print_csv([{"name": text}], ["name"])
+
+    ((_,), (cell,)) = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
+    assert cell == f"'{text}"
 
 
 WORK = """

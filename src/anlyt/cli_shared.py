@@ -56,9 +56,8 @@ def read_settings(ctx: typer.Context, **flags: object) -> Settings:
 
     settings = settings_module.load(ctx.obj | flags)
     telemetry.configure_logs(settings.log_format, settings.log_level)
-    exposed = settings_module.exposed_file(ctx.obj)
-    if exposed is not None:
-        say(f"{exposed} holds a password, and others may read it; run: chmod 600 {exposed}")
+    for path in settings_module.exposed_files(settings, ctx.obj):
+        say(f"{path} holds a secret, and others may read it; run: chmod 600 {path}")
     return settings
 
 

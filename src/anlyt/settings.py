@@ -228,15 +228,24 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] | None = No
         raise ConfigurationError(_explain(error)) from None
 
 
-def exposed_file(flags: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Path | None:
-    """The settings file, when it holds an address with a password and others than its owner may read it."""
+def exposed_files(
+    settings: Settings, flags: Mapping[str, object], environment: Mapping[str, str] | None = None
+) -> list[Path]:
+    """Files with a secret in them that others than their owner may read.
+
+    The settings file counts when it holds an address with a password; files that are not there do not.
+    """
     environment = os.environ if environment is None else environment
-    path = flags.get("config") or environment.get(CONFIG_VARIABLE)
-    if not path or not Path(str(path)).stat().st_mode & OTHERS_MAY_READ:
-        return None
+    given = flags.get("config") or environment.get(CONFIG_VARIABLE)
+    paths = [settings.nats_key_file, settings.nats_creds_file, settings.nats_nkey_file]
+    if given and _holds_password(Path(str(given))):
+        paths.insert(0, Path(str(given)))
+    return [path for path in paths if path is not None and path.is_file() and path.stat().st_mode & OTHERS_MAY_READ]
+
+
+def _holds_password(path: Path) -> bool:
     secret = {name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)}
-    found = [str(value) for name, value in _read_file(Path(str(path))).items() if name in secret]
-    return Path(str(path)) if any("@" in value for value in found) else None
+    return any("@" in str(value) for name, value in _read_file(path).items() if name in secret)
 
 
 def _is_safe(url: str) -> bool:

@@ -36,7 +36,7 @@ COLUMNS_MIN: Final = 4  # rather than show fewer, ids are folded
 COLUMN_GAP: Final = 2
 PROGRESS_WIDTH: Final = 20
 PROGRESS_AFTER_S: Final = 1.0  # shorter work needs no bar
-DEFUSED: Final = ("=", "+", "-", "@")  # a spreadsheet would take text that begins so for a formula
+DEFUSED: Final = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would take text that begins so for a formula
 
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 BAR_ENDS: Final = "▏▎▍▌▋▊▉"

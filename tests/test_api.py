@@ -875,17 +875,19 @@ def test_the_server_tells_its_real_port_and_stops_when_told(database_url: str) -
 
 
 @pytest.mark.parametrize(
-    "request_bytes",
+    ("request_bytes", "status"),
     [
-        b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 65_536 + b"\r\n\r\n",
-        b"GET /livez?" + b"x" * 65_536 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /livez?" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
-        b"nonsense\r\n\r\n",
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 65_536 + b"\r\n\r\n", {431, 400}),
+        (b"GET /livez?" + b"x" * 65_536 + b" HTTP/1.1\r\nHost: a\r\n\r\n", {414, 400}),
+        (b"GET /livez?" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", {414}),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400}),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", {400}),
+        (b"nonsense\r\n\r\n", {400}),
     ],
 )
-def test_oversized_and_broken_requests_are_refused(database_url: str, request_bytes: bytes) -> None:
+def test_oversized_and_broken_requests_are_refused(database_url: str, request_bytes: bytes, status: set[int]) -> None:
+    """What is far too long may arrive in pieces, and is given up as no HTTP before it is whole."""
+
     async def story() -> None:
         async with listening(database_url) as url:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
@@ -893,7 +895,7 @@ def test_oversized_and_broken_requests_are_refused(database_url: str, request_by
             answer = await reader.readuntil(b"\r\n")
             writer.close()
 
-            assert answer.split()[1] in {b"400", b"414", b"431"}
+            assert int(answer.split()[1]) in status
 
     run(story())
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 import pipeline
 from anlyt import jetstream, publishing, worker
 from anlyt.events import Decoder, Message, Rules, to_instant
-from anlyt.postgres import session
+from anlyt.postgres import ensure_partitions, session
 from support import run, wait_until
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ async def total(settings: Settings) -> int:
 # -------------------------------------------------------------------------------------------------- what is not text
 
 
-@pytest.mark.parametrize("subject", [b"a\xff\xfeb", b"a\x0cb", b"a\x0bb", b"a\x00b", b"\x85", b"a" * 3800], ids=ascii)
+SUBJECTS = [b"a\xff\xfeb", b"a\x0cb", b"a\x0bb", b"a\x00b", b"\x85", b"a" * 3800, b"*", b"a.*", b"a.>"]
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=ascii)
 def test_any_subject_can_be_read_and_kept(settings: Settings, subject: bytes) -> None:
     async def scenario() -> tuple[int, list[tuple[Any, ...]]]:
         async with pipeline.stream_of(settings):
@@ -206,6 +209,42 @@ def test_a_sum_that_is_full_stops_nobody_and_what_does_not_fit_becomes_a_letter(
 
     assert [letter[:3] for letter in letters] == [(2, 0, "invalid_field"), (7, 0, "invalid_field")]
     assert "past 9223372036854775807" in letters[0][3]
+
+
+def test_a_counter_at_the_end_of_its_column_costs_a_letter_for_each_event_of_its_own_and_nothing_else(
+    settings: Settings,
+) -> None:
+    """Somebody's messages, failures, segments and an operator's errors are at 2^63-1; everybody else's go on."""
+    hour, day = NOW.replace(minute=0, second=0), NOW.replace(hour=0, minute=0, second=0)
+    sent, failed, segments, operator, other = (str(uuid.uuid4()) for _ in range(5))
+    full = [
+        ("metrics_hourly (hour_bucket, scope, scope_id, total_messages)", (hour, "ACCOUNT", sent)),
+        ("metrics_daily (day_bucket, scope, scope_id, failed_messages)", (day, "ACCOUNT", failed)),
+        ("account_usage_daily (day_bucket, account_id, total_segments)", (day, segments)),
+        ("operator_performance (hour_bucket, operator_id, error_count)", (hour, operator)),
+    ]
+    bodies = [
+        body(accountId=sent),
+        body("message.failed", accountId=failed),
+        body(accountId=segments),
+        body("operator.error", operatorId=operator, count=1),
+    ]
+    good = [body(accountId=other), body(accountId=sent, submittedAt=(NOW - timedelta(hours=1)).isoformat())]
+
+    async def scenario() -> list[tuple[Any, ...]]:
+        async with pipeline.stream_of(settings) as nc:
+            async with pipeline.database(settings) as conn:
+                await ensure_partitions(conn, [hour])
+                for columns, key in full:
+                    places = ", ".join(f"${n}" for n in range(1, len(key) + 1))
+                    await conn.execute(f"INSERT INTO anlyt.{columns} VALUES ({places}, {2**63 - 1})", *key)  # noqa: S608 - ours
+            for each in [*bodies, *good] * 2:
+                await nc.jetstream().publish(settings.subjects.replace(">", "x"), each)
+            await pipeline.count(settings)
+        assert await total(settings) == 2
+        return await fetch(settings, "SELECT sequence, reason FROM anlyt.dead_letters ORDER BY sequence")
+
+    assert run(scenario()) == [(sequence, "invalid_field") for sequence in (1, 2, 3, 4, 7, 8, 9, 10)]
 
 
 def test_a_charge_and_its_refund_leave_the_same_rows_in_one_batch_and_in_two(settings: Settings) -> None:

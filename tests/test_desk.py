@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from anlyt import desk, letters, store
 from anlyt.events import Decoder, Message, Rules, to_instant
@@ -204,6 +205,33 @@ def test_a_discarded_letter_is_kept_and_never_counted(database_url: str, monkeyp
             assert done["data"] == {"discarded": 5, "stillOpen": 0}
             assert (await post(client, key, "retry", all=True))["data"]["counted"] == 0
             assert await conn.fetchval("SELECT count(*) FROM anlyt.dead_letters") == 6
+
+    run(story())
+
+
+def test_every_retry_and_every_discard_leaves_a_line_with_its_key_and_what_became_of_the_letters(
+    database_url: str,
+) -> None:
+    async def story() -> None:
+        async with service(database_url) as (client, conn):
+            await keep(conn, *(event(n) for n in range(3)), b"no json")
+            keys = [await staff(conn) for _ in range(2)]
+            with capture_logs() as log:
+                await post(client, keys[0], "retry", sequence=1)
+                await post(client, keys[1], "discard", sequence=2)
+                await post(client, keys[0], "retry", all=True)
+            lines = [line for line in log if line["event"].startswith("letters-")]
+
+            ids = [key["Authorization"][13:25] for key in keys]
+            assert [(line["event"], line["key_id"]) for line in lines] == [
+                ("letters-retried", ids[0]),
+                ("letters-discarded", ids[1]),
+                ("letters-retried", ids[0]),
+            ]
+            assert [line.get("counted", line.get("discarded")) for line in lines] == [1, 1, 1]
+            assert {line["log_level"] for line in lines} == {"info"}
+            resolved = await conn.fetch("SELECT sequence, resolution FROM anlyt.dead_letters ORDER BY sequence")
+            assert [tuple(row) for row in resolved] == [(1, "counted"), (2, "discarded"), (3, "counted"), (4, None)]
 
     run(story())
 

@@ -64,6 +64,26 @@ def test_postgres_refuses_a_wrong_password(server_dir: Path) -> None:
     run(scenario())
 
 
+def test_postgres_trusts_nobody_and_listens_to_this_machine_alone(server_dir: Path) -> None:
+    async def scenario() -> tuple[set[str | None], set[str], list[str]]:
+        async with EmbeddedPostgres(server_dir / "pg") as server:
+            conn = await asyncpg.connect(server.admin_url)
+            try:
+                rules = await conn.fetch("SELECT auth_method, address FROM pg_hba_file_rules")
+                stored = await conn.fetch("SELECT left(rolpassword, 14) FROM pg_authid WHERE rolcanlogin")
+                heard = await conn.fetchval("SELECT current_setting('listen_addresses')")
+            finally:
+                await conn.close()
+        assert {row["auth_method"] for row in rules} == {"scram-sha-256"}
+        return {row["address"] for row in rules}, {row[0] for row in stored}, heard.split(",")
+
+    addresses, passwords, heard = run(scenario())
+
+    assert addresses <= {None, "127.0.0.1", "::1"}
+    assert passwords == {"SCRAM-SHA-256$"}
+    assert heard == ["127.0.0.1"]
+
+
 def test_nats_refuses_the_anonymous(server_dir: Path) -> None:
     async def scenario() -> None:
         async with EmbeddedNats(server_dir / "nats") as server:

@@ -93,17 +93,34 @@ REFUSED = [
     ("worker", "STREAM.PURGE.MESSAGING"),
     ("worker", "STREAM.UPDATE.MESSAGING"),
     ("worker", "STREAM.MSG.DELETE.MESSAGING"),
+    ("worker", "STREAM.CREATE.OTHER"),
+    ("worker", "STREAM.SNAPSHOT.MESSAGING"),
+    ("worker", "STREAM.RESTORE.OTHER"),
+    ("worker", "STREAM.LIST"),
     ("worker", "STREAM.NAMES"),
+    ("worker", "STREAM.MSG.GET.OTHER"),
+    ("worker", "CONSUMER.DELETE.OTHER.x"),
+    ("worker", "CONSUMER.DURABLE.CREATE.MESSAGING.x"),
+    ("worker", "CONSUMER.MSG.NEXT.OTHER.x"),
+    ("worker", "CONSUMER.NAMES.MESSAGING"),
+    ("worker", "INFO"),
     ("worker", "CONSUMER.CREATE.OTHER.x"),
     ("worker", "CONSUMER.LIST.MESSAGING"),
     ("worker", "STREAM.INFO.OTHER"),
     ("api", "STREAM.INFO.MESSAGING"),
     ("api", "STREAM.MSG.GET.MESSAGING"),
+    ("api", "STREAM.DELETE.MESSAGING"),
+    ("api", "CONSUMER.CREATE.MESSAGING.x"),
+    ("producer", "STREAM.DELETE.MESSAGING"),
+    ("producer", "STREAM.PURGE.MESSAGING"),
+    ("producer", "STREAM.INFO.MESSAGING"),
     ("producer", "CONSUMER.CREATE.MESSAGING.x"),
     ("producer", "STREAM.MSG.GET.MESSAGING"),
     ("producer", "STREAM.SNAPSHOT.MESSAGING"),
     ("producer", "STREAM.RESTORE.MESSAGING"),
     ("deploy", "STREAM.DELETE.MESSAGING"),
+    ("deploy", "STREAM.PURGE.MESSAGING"),
+    ("deploy", "STREAM.CREATE.OTHER"),
     ("deploy", "CONSUMER.CREATE.MESSAGING.x"),
 ]
 
@@ -123,6 +140,11 @@ def test_no_role_does_more(settings: Settings, tmp_path: Path) -> None:
                     for subject in (">", "messaging.events.>", "_INBOX_producer.>", "_INBOX.>"):
                         await nc.subscribe(subject)
                     await wait_until(lambda: len(log) >= 5, 30, what="every refusal is in the log")
+                for role in ("producer", "api"):
+                    async with connection(roles[role]) as nc:
+                        for subject in (">", "messaging.events.>", "_INBOX_worker.>"):
+                            await nc.subscribe(subject)
+                        await wait_until(lambda: len(log) >= 8 if role == "producer" else len(log) >= 11, 30)  # noqa: B023 - awaited here
             assert {entry["event"] for entry in log} == {"nats-refused"}
             async with connection(roles["deploy"]) as nc:
                 assert (await jetstream.stream_info(nc, "MESSAGING")).messages == 0

@@ -330,7 +330,10 @@ async def measure(directory: Path, *, quick: bool) -> dict[str, dict[str, float]
         tables["batches, sustained"] = await sustained(servers, size, 100)
         for batch, title in ((0, "single"), (100, "batches")):
             tables[f"{title}, 2 workers"] = await sustained(servers, size, batch, workers=2)
-        tables["single, purging"] = await sustained(servers, size, 0, purging=True)
+        for workers in (1, 2):
+            tables[f"single, purging, {workers} workers"] = await sustained(
+                servers, size, 0, workers=workers, purging=True
+            )
         async with loaded(servers, bodies(size.peers)) as settings:
             await nats.stop()
             tables |= await compare.measure(settings, size.peers, directory / "nats")

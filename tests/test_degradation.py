@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import signal
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from anlyt.postgres import session
 from anlyt.telemetry import Telemetry
 from databases import execute
 from serving import service
-from support import run, wait_until
+from support import pause, run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -212,6 +213,33 @@ def test_a_worker_without_file_descriptors_goes_on_when_there_are_some(settings:
                 assert process.poll() is None, process.said
                 return found
         finally:
+            process.close()
+
+    assert run(scenario(), 300) == []
+
+
+def test_a_worker_that_gets_a_tenth_of_its_turns_counts_on_exactly(settings: Settings) -> None:
+    """Stopped for 90 ms of every 100, as on a machine that is far too small: slow, and nothing else."""
+
+    async def starve(process: fleet.WorkerProcess) -> None:
+        while True:
+            process.send(signal.SIGSTOP)
+            await pause(0.09)
+            process.send(signal.SIGCONT)
+            await pause(0.01)
+
+    async def scenario() -> list[str]:
+        process = await worker_process(settings.model_copy(update={"batch_events_max": 20}))
+        starving = asyncio.create_task(starve(process))
+        try:
+            async with pipeline.stream_of(settings) as nc:
+                stored = await pipeline.publish(nc, settings, copies(200))
+                found = await exact(settings, stored)
+                assert process.poll() is None, process.said
+                return found
+        finally:
+            starving.cancel()
+            process.send(signal.SIGCONT)
             process.close()
 
     assert run(scenario(), 300) == []

@@ -5,7 +5,7 @@ FUZZ_SECONDS ?= 600
 SEEDS ?= 1..100
 SOAK_SECONDS ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long simulate soak check gen lock bench bench-quick fuzz sbom clean
+.PHONY: help setup run test test-long simulate soak check gen lock bench bench-quick fuzz sbom audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,9 +61,17 @@ sbom: setup ## the bill of materials of the lock (CycloneDX) in dist/sbom.json; 
 	$(BIN)/python tools/sbom.py --check
 	$(BIN)/python tools/sbom.py dist/sbom.json
 
+audit: audit/.venv/ready ## ask OSV and npm's registry for known vulnerabilities of what is locked; needs the network
+	$(PYTHON) tools/advisories.py $(ADVISORIES)
+
+audit/.venv/ready: audit/requirements.txt
+	$(PYTHON) -m venv audit/.venv
+	audit/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r audit/requirements.txt
+	@touch $@
+
 lock: setup ## pin requirements.txt anew (needs uv on the PATH)
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements.txt
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv audit/.venv .pytest_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anlyt.postgres import session
 from browser import axe, settled, texts
 
 if TYPE_CHECKING:
@@ -91,6 +92,41 @@ def test_a_letter_is_shown_whole(site: Site) -> None:
             assert shown == whole["body"] or json.loads(shown) == json.loads(whole["body"])
             assert whole["subject"] in await dialog.inner_text()
             assert await axe(page) == []
+
+    site.run(story)
+
+
+MARKUP = "<img src=nowhere onerror=\"document.title='run'\"><script>document.title='run'</script><b>bold</b>"
+KEEP = """
+    INSERT INTO anlyt.dead_letters (stream, sequence, batch_index, published_at, reason, detail, subject, headers, body)
+    VALUES (
+        $1, 9_000_000_000, 0, now(), 'too_large', $2, $2, json_build_object($2::TEXT, $2::TEXT), convert_to($2, 'UTF8')
+    )"""
+
+
+def test_markup_in_a_letter_is_text(site: Site) -> None:
+    """In its sentence, its subject, its headers and its body; no other letter of the sample is too large."""
+    assert site.settings.database_url is not None
+    url = site.settings.database_url.get_secret_value()
+
+    async def story() -> None:
+        async with session(url, application="test") as conn:
+            await conn.execute(KEEP, site.settings.stream, MARKUP)
+            try:
+                async with site.page("/?view=status&reason=too_large") as page:
+                    title = await page.title()
+                    row = page.locator("#panel-letters tbody tr").first
+                    assert MARKUP in await row.inner_text()
+                    await row.get_by_role("button").click()
+                    dialog = page.get_by_role("dialog", name="Dead letter 9000000000/0")
+                    await dialog.wait_for()
+
+                    assert await dialog.locator("pre").inner_text() == MARKUP
+                    assert (await dialog.inner_text()).count(MARKUP) >= 3
+                    assert await page.locator("img[src=nowhere], dialog b, #panel-letters b").count() == 0
+                    assert await page.title() == title != "run"
+            finally:
+                await conn.execute("DELETE FROM anlyt.dead_letters WHERE sequence = 9_000_000_000")
 
     site.run(story)
 

@@ -116,6 +116,10 @@ def test_the_lock_pins_by_hash_and_names_no_host() -> None:
     assert not any("resolved" in package for package in packages.values())
 
 
+def test_no_script_of_a_package_runs_when_it_is_installed() -> None:
+    assert (CLIENT / ".npmrc").read_text(encoding="utf-8").splitlines() == ["ignore-scripts=true"]
+
+
 def test_types_are_right_and_wrong_uses_of_them_do_not_compile(built: Path) -> None:
     node(built, "npm", "run", "check")
     proofs = (built / "test/types.ts").read_text(encoding="utf-8")

@@ -154,11 +154,12 @@ def test_whole_days_can_be_summed_when_their_hours_are_gone() -> None:
 def test_whole_days_less_some_hours_are_the_same_hours(
     start: datetime, hours: int, name: str, border: int | None
 ) -> None:
-    hours_from = None if border is None else start + border * HOUR
+    hours_from = start - DAY if border is None else start + border * HOUR
     spans = cut(start, start + hours * HOUR, "day", zone(name))
     asked = find_buckets(spans, NOW)
     some = list(zip(asked.hours, asked.hour_spans, strict=True))
-    found, signs = by_whole_days(asked, hours_from)
+    days = list(zip(asked.days, asked.day_spans, strict=True))
+    found = by_whole_days(asked, hours_from)
 
     def count(hours: list[datetime], spans: list[int], signs: list[int]) -> Counter[tuple[datetime, int]]:
         counted: Counter[tuple[datetime, int]] = Counter()
@@ -170,11 +171,13 @@ def test_whole_days_less_some_hours_are_the_same_hours(
     wanted = Counter(some) + Counter(
         (day + n * HOUR, span) for day, span in zip(asked.days, asked.day_spans, strict=True) for n in range(24)
     )
-    rows = count(found.hours, found.hour_spans, signs)
+    rows = count(found.hours, found.hour_spans, found.signs)
     rows.update(whole)
 
     assert {place: n for place, n in rows.items() if n} == dict(wanted)
     assert len(found.hours) + len(found.days) <= len(asked.hours) + len(asked.days)
-    assert hours_from is None or all(
+    assert found.reduced == [(day, span) not in days for day, span in zip(found.days, found.day_spans, strict=True)]
+    assert all(day >= hours_from for day, reduced in zip(found.days, found.reduced, strict=True) if reduced)
+    assert all(
         hour >= hours_from or (hour, span) in some for hour, span in zip(found.hours, found.hour_spans, strict=True)
     )

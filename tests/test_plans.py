@@ -110,6 +110,7 @@ HOURS: Final = [TODAY - DAY + n * HOUR for n in range(24)]
 DAYS_BACK: Final = [TODAY - n * DAY for n in range(1, 31)]
 SPANS: Final = (HOURS, [1] * 24, DAYS_BACK, [2] * 30)
 SIGNED: Final = (*SPANS[:2], [1] * len(SPANS[0]), *SPANS[2:])
+REDUCED: Final = [False] * len(DAYS_BACK)
 SCOPES: Final = ["ACCOUNT"]
 PLANS: Final[dict[str, Plan]] = {
     "access/find_key": Plan(("k7",), rows=1),
@@ -149,6 +150,7 @@ PLANS: Final[dict[str, Plan]] = {
     "live/list_hourly": Plan(("1:1:", [THIS_HOUR], 100), rows=2 * (1 + OPERATORS + ACCOUNTS), days=0),
     "live/list_operators": Plan(("1:1:", [THIS_HOUR], 100), rows=2 * OPERATORS, days=0),
     "read/find_first_day": Plan((), rows=2),
+    "read/find_peaks": Plan((*SPANS[:2], "ACCOUNT", [ID]), rows=24, days=2),
     "read/count_accounts": Plan((100,), rows=2 * ACCOUNTS),
     "read/count_dead_letters": Plan(("S", 100), rows=110),
     "read/list_accounts": Plan((*PERIOD, FROM_START, NO_ID, None, 30), rows=40),
@@ -162,7 +164,7 @@ PLANS: Final[dict[str, Plan]] = {
     "read/sum_ids": Plan(
         (HOURS, DAYS_BACK, "ACCOUNT", [ID], "totalMessages", True, 10, *NO_SUMS.values), rows=24 + 30, days=2
     ),
-    "read/sum_spans": Plan((*SPANS, "ACCOUNT", [ID], *NO_SUMS.values), rows=24 + 30, days=2),
+    "read/sum_spans": Plan((*SIGNED, REDUCED, "ACCOUNT", [ID], *NO_SUMS.values), rows=24 + 30, days=2),
     "top/list_seconds": Plan((NOW, 10, 30), rows=160),
 }
 # What tenants ask, each for its one id.
@@ -170,6 +172,7 @@ TENANTS: Final[dict[str, tuple[Scope, Plan]]] = {
     "read/list_accounts": ("ACCOUNT", Plan((*PERIOD, FROM_START, NO_ID, [ID], 30), rows=3)),
     "read/list_daily_of_ids": ("ACCOUNT", PLANS["read/list_daily_of_ids"]),
     "read/list_hourly_of_ids": ("ACCOUNT", PLANS["read/list_hourly_of_ids"]),
+    "read/find_peaks": ("ACCOUNT", PLANS["read/find_peaks"]),
     "read/sum_ids": ("ACCOUNT", PLANS["read/sum_ids"]),
     "read/sum_spans": ("ACCOUNT", PLANS["read/sum_spans"]),
     "read/list_operators": ("OPERATOR", Plan((*PERIOD, FROM_START, NO_ID, [ID], 30), rows=60, days=2)),

@@ -136,7 +136,8 @@ STATEMENTS = {
     "list_operators": (*PERIOD, NIL, OPERATORS, 1000),
     "list_accounts": (*PERIOD, NIL, ACCOUNTS, 1000),
     "sum_ids": ([HOUR], [], "ACCOUNT", None, "totalMessages", True, 1000, *NO_SUMS.values),
-    "sum_spans": ([HOUR], [0], [], [], "ACCOUNT", None, *NO_SUMS.values),
+    "sum_spans": ([HOUR], [0], [1], [], [], [], "ACCOUNT", None, *NO_SUMS.values),
+    "find_peaks": ([HOUR], [0], "ACCOUNT", None),
     "merge_latencies": ([HOUR], [0], [1], [], [], OPERATORS, True),
 }
 

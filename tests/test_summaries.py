@@ -51,7 +51,7 @@ FROM generate_series($1::TIMESTAMPTZ - $2 * INTERVAL '1 hour', $1, '1 hour') AS 
     unnest($3::TEXT[], $4::TEXT[]) WITH ORDINALITY AS ids (scope, id, n)"""
 _IDLE_HOUR = "INSERT INTO anlyt.metrics_hourly (hour_bucket, scope, scope_id) VALUES ($1, 'ACCOUNT', 'idle')"
 _IDLE_DAY = "INSERT INTO anlyt.metrics_daily (day_bucket, scope, scope_id) VALUES ($1, 'ACCOUNT', 'idle')"
-_ADD_DAYS = """
+ADD_DAYS = """
 INSERT INTO anlyt.metrics_daily
 SELECT date_trunc('day', hour_bucket, 'UTC'), scope, scope_id, sum(total_messages), sum(delivered_messages),
     sum(failed_messages), sum(pending_messages), sum(total_cost), sum(latency_sum_ms), sum(latency_sample_count),
@@ -67,7 +67,7 @@ async def database(url: str, *, hours: int = 24 * 12) -> AsyncIterator[asyncpg.C
         await ensure_partitions(conn, [NOW - timedelta(days=31 * back) for back in range(4)])
         scopes = ["PLATFORM", *["ACCOUNT"] * len(ACCOUNTS), *["OPERATOR"] * len(OPERATORS)]
         await conn.execute(_ADD, THIS_HOUR, hours, scopes, ["platform", *ACCOUNTS, *OPERATORS])
-        await conn.execute(_ADD_DAYS)
+        await conn.execute(ADD_DAYS)
         yield conn
     finally:
         await conn.close()
@@ -328,7 +328,7 @@ def test_percentiles_over_days_are_those_of_all_their_samples(database_url: str,
             await jobs.run_job(database_url, "percentiles", CrashPoints())
             await more(conn, 100)
             await conn.execute("TRUNCATE anlyt.metrics_daily")
-            await conn.execute(_ADD_DAYS)
+            await conn.execute(ADD_DAYS)
             *name, kind = question.split()
             asked = {"groupBy": kind} | ({"timezone": name[0]} if name else {})
             if question == "one operator":
@@ -377,7 +377,12 @@ def test_percentiles_of_samples_that_are_gone_are_null(database_url: str) -> Non
 def test_a_percentile_is_the_nearest_rank(
     histogram: tuple[list[int], list[int]], percent: int, expected: int | None
 ) -> None:
-    assert summaries.percentile(histogram, percent) == expected
+    assert summaries.percentiles(histogram, [percent], samples=sum(histogram[1])) == [expected]
+
+
+def test_a_histogram_that_lacks_samples_has_no_percentiles() -> None:
+    assert summaries.percentiles(([1, 2], [1, 1]), [50, 99], samples=3) == [None, None]
+    assert summaries.percentiles(None, [50, 99], samples=0) == [None, None]
 
 
 # -------------------------------------------------------------------------------------------------------- who and what
@@ -465,7 +470,7 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
             everybody = (["ACCOUNT"] * (len(more) + 1) + ["OPERATOR"] * len(operators), more + ACCOUNTS[:1] + operators)
             await conn.execute(_ADD, THIS_HOUR - HOUR, 24 * 60, *everybody)
             await conn.execute("TRUNCATE anlyt.metrics_daily")
-            await conn.execute(_ADD_DAYS)
+            await conn.execute(ADD_DAYS)
             await conn.execute(
                 "INSERT INTO anlyt.latency_histograms SELECT hour_bucket, scope_id::uuid, 0, '{5,9}', '{1,2}'"
                 " FROM anlyt.metrics_hourly WHERE scope = 'OPERATOR'"
@@ -477,8 +482,8 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
             await conn.execute("ANALYZE")
             span = cut(TODAY - 55 * DAY - 5 * HOUR, TODAY, "none")
             buckets = find_buckets(span, NOW)
-            places = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
-            signed = (*places[:2], [1] * len(buckets.hours), *places[2:])
+            signed = (buckets.hours, buckets.hour_spans, [1] * len(buckets.hours), buckets.days, buckets.day_spans)
+            places = (*signed, [False] * len(buckets.days))
             order, each = ("totalCost", True, 10), False
             account = make_grant("ACCOUNT", ACCOUNTS[:1], ["metrics:read"])
             operator = make_grant("OPERATOR", OPERATORS[:1], ["metrics:read"])

@@ -9,7 +9,7 @@ whole hours has days that no sum of hours is, and is refused.
 from __future__ import annotations
 
 import zoneinfo
-from collections import defaultdict
+from bisect import bisect_left, bisect_right
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -26,6 +26,7 @@ GroupBy = Literal["none", "scopeId", "hour", "day", "month"]
 SPANS_MAX: Final = 1_000
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
+HOURS_A_DAY: Final = 24
 HOT_HOURS: Final = timedelta(microseconds=HOT_RETENTION_US)  # how long hour rows are kept
 HOT_DAYS: Final = timedelta(days=365)  # and day rows
 
@@ -44,6 +45,20 @@ class Buckets(Struct, frozen=True):
     hour_spans: list[int]
     days: list[datetime]
     day_spans: list[int]
+
+
+class SignedBuckets(Struct, frozen=True):
+    """The rows that make up spans, some of them to be taken away: hours with sign -1, each from its day.
+
+    `reduced`: for each day whether hours are taken from it.
+    """
+
+    hours: list[datetime]
+    hour_spans: list[int]
+    signs: list[int]
+    days: list[datetime]
+    day_spans: list[int]
+    reduced: list[bool]
 
 
 def read_zone(name: str) -> tzinfo | None:
@@ -106,27 +121,29 @@ def find_buckets(spans: Sequence[Span], now: datetime, *, archived: bool = False
     return buckets
 
 
-def by_whole_days(buckets: Buckets, hours_from: datetime | None = None) -> tuple[Buckets, list[int]]:
-    """The same rows as fewer ones, for sums that can be taken from each other, and the sign of each hour: +1 or -1.
+def by_whole_days(buckets: Buckets, whole_from: datetime) -> SignedBuckets:
+    """The same rows as fewer ones, for sums that can be taken from each other.
 
-    A day of which most hours are wanted becomes the whole day less the others, so a local day takes a few rows. Hours
-    before `hours_from` are not to be had.
+    A day of which most hours are wanted becomes the whole day less the others, so a local day takes a few rows. Days
+    that begin before `whole_from` may have lost their row, or some of their hours. Buckets and spans ascend.
     """
-    wanted: defaultdict[tuple[int, datetime], set[datetime]] = defaultdict(set)
-    for hour, span in zip(buckets.hours, buckets.hour_spans, strict=True):
-        wanted[span, hour.replace(hour=0)].add(hour)
-    found, signs = Buckets([], [], [*buckets.days], [*buckets.day_spans]), list[int]()
-    for (span, day), hours in wanted.items():
-        others = [hour for hour in _steps(day, day + DAY, HOUR) if hour not in hours]
-        whole = len(others) < len(hours) and (hours_from is None or day >= hours_from)
-        if whole:
+    found = SignedBuckets([], [], [], [*buckets.days], [*buckets.day_spans], [False] * len(buckets.days))
+    first = 0
+    while first < len(buckets.hours):
+        lower, span = buckets.hours[first], buckets.hour_spans[first]
+        day = lower.replace(hour=0)
+        last = bisect_left(buckets.hours, day + DAY, first, bisect_right(buckets.hour_spans, span, first))
+        hours, sign = buckets.hours[first:last], 1
+        if 2 * len(hours) > HOURS_A_DAY and day >= whole_from:
             found.days.append(day)
             found.day_spans.append(span)
-        rows = others if whole else sorted(hours)
-        found.hours.extend(rows)
-        found.hour_spans.extend([span] * len(rows))
-        signs += [-1 if whole else 1] * len(rows)
-    return found, signs
+            found.reduced.append(True)
+            hours, sign = [*_steps(day, lower, HOUR), *_steps(hours[-1] + HOUR, day + DAY, HOUR)], -1
+        found.hours.extend(hours)
+        found.hour_spans.extend([span] * len(hours))
+        found.signs.extend([sign] * len(hours))
+        first = last
+    return found
 
 
 def split_buckets(buckets: Buckets, hours_from: datetime, days_from: datetime) -> tuple[Buckets, Buckets]:

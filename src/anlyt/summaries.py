@@ -1,22 +1,25 @@
 """Sums of the roll-ups for a Grant: over a period, by id, by hour, day or month; operators with true percentiles.
 
 In: a connection, a Grant, a checked SummaryQuery. Out: a Summary, ready to be written as JSON. As in reports.py, scope
-and ids come through access.see (I8) and everything is read from one snapshot. Percentiles are those of the samples: the
-histograms are added up, whole days from merged ones, and where a part of them is gone there is none, never a guess.
+and ids come through access.see (I8) and everything is read from one snapshot. A span is read as whole days, less hours
+that are not in it, where those are fewer rows. Percentiles are those of the samples: the histograms are added up, whole
+days from merged ones, and where a part of them is gone there is none, never a guess.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, astuple, replace
 
 from anlyt.access import PLATFORM_ID, Scope, see
 from anlyt.cold import DAYS, HOURS, NO_SUMS, ColdSums, Source, Wanted, joined, sum_buckets, sum_ids
-from anlyt.periods import Buckets, GroupBy, Span, by_whole_days, find_buckets, split_buckets
+from anlyt.periods import HOT_HOURS, Buckets, GroupBy, Span, by_whole_days, find_buckets, split_buckets
 from anlyt.postgres import sql
 from anlyt.reports import Freshness, Meta, quotient, read_freshness
 from anlyt.rollup import latency_value
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from anlyt.access import Grant, Visible
     from anlyt.clickhouse import ClickHouse
     from anlyt.cold import Cold
+    from anlyt.periods import SignedBuckets
     from anlyt.queries import SummaryQuery
     from anlyt.settings import Settings
 
@@ -40,7 +44,8 @@ if TYPE_CHECKING:
     Histogram = tuple[Sequence[int], Sequence[int]]  # ascending buckets, samples in each
     Known = tuple[Freshness, timedelta]  # up to when the stream was counted, and what decides what is final
     Sides = tuple[AnyConnection, Cold | None]  # what is hot, what is archived
-    Parts = tuple[Record | None, Histogram | None]  # the sums of a group, and its latencies
+    Sum = Mapping[str, Any] | Record
+    Parts = tuple[Sum | None, Histogram | None]  # the sums of a group, and its latencies
 
 PERCENTS: Final = (50, 90, 95, 99)
 _NO_COST: Final = Decimal("0.000000")
@@ -121,15 +126,16 @@ async def read_summary(
         buckets = find_buckets(query.spans, fresh.as_of, archived=cold is not None)
         asked = [buckets]
         known = (fresh, settings.max_message_age)
+        whole_from = _whole_from(cold, fresh.as_of)
         if visible is not None:
-            found, groups = await _find((conn, cold), query, _ids(visible), buckets)
+            found, groups = await _find((conn, cold), query, _ids(visible), buckets, whole_from=whole_from)
             sums = [_sums(query, place, parts, known) for place, parts in found.items()]
             rows = [SummaryRow(**asdict(each)) for each in sums]
         if query.compare and visible is not None:
             earlier = _earlier(query)
             named = _ids(visible) if query.group_by == "none" else [str(row.scope_id) for row in rows]
             asked.append(find_buckets(earlier.spans, fresh.as_of, archived=cold is not None))
-            found, _ = await _find((conn, cold), earlier, named, asked[-1])
+            found, _ = await _find((conn, cold), earlier, named, asked[-1], whole_from=whole_from)
             rows = [_beside(row, earlier, found, known) for row in rows]
     meta = _meta(query, fresh, groups, currency=settings.currency, source=_source(cold, asked))
     return Summary(rows, None, replace(meta, counted_since=since))
@@ -151,32 +157,58 @@ def _earlier(query: SummaryQuery) -> SummaryQuery:
 
 
 async def _find(
-    sides: Sides, query: SummaryQuery, ids: list[str] | None, buckets: Buckets
+    sides: Sides, query: SummaryQuery, ids: list[str] | None, buckets: Buckets, *, whole_from: datetime
 ) -> tuple[dict[Place, Parts], int]:
     """What each group is made of, in the order of the answer, and how many groups there are."""
     conn, cold = sides
     each = query.group_by == "scopeId"
     before, buckets = _split(cold, buckets)
+    signed = by_whole_days(buckets, whole_from)
     archived = NO_SUMS if cold is None else await _sum_archived(cold, query, ids, before)
     if each:
         order = (query.sort, query.order == "desc", query.limit)
         rows = (buckets.hours, buckets.days, query.scope, ids)
         records = await conn.fetch(sql("read/sum_ids"), *rows, *order, *archived.values)
         ids = [record["scope_id"] for record in records]
-        found: dict[Place, Record] = {(0, record["scope_id"]): record for record in records}
+        found: dict[Place, Sum] = {(0, record["scope_id"]): record for record in records}
         places = list(found)
         groups = records[0]["groups"] if records else 0
     else:
         places = [(number, None) for number in range(len(query.spans))]
-        places_of = (buckets.hours, buckets.hour_spans, buckets.days, buckets.day_spans)
-        records = await conn.fetch(sql("read/sum_spans"), *places_of, query.scope, ids, *archived.values)
-        found = {(record["span"], None): record for record in records}
+        found = await _sum_spans(conn, (query.scope, ids), buckets, signed=signed, archived=archived)
         groups = len(places)
     histograms: Mapping[Place, Histogram] = {}
     if query.scope == "OPERATOR":  # other scopes have none
-        hours_from = None if cold is None else cold.border(HOURS)
-        histograms = await _read_histograms(conn, by_whole_days(buckets, hours_from), ids, each=each)
+        histograms = await _read_histograms(conn, signed, ids, each=each)
     return {place: (found.get(place), histograms.get(place)) for place in places}, groups
+
+
+async def _sum_spans(
+    conn: AnyConnection,
+    whose: tuple[Scope, list[str] | None],
+    buckets: Buckets,
+    *,
+    signed: SignedBuckets,
+    archived: ColdSums,
+) -> dict[Place, Sum]:
+    """The sums of each span that has rows. A peak that may be one of hours taken away is looked for in the hours."""
+    records = await conn.fetch(sql("read/sum_spans"), *astuple(signed), *whose, *archived.values)
+    found: dict[Place, Sum] = {(record["span"], None): record for record in records}
+    unsure = {record["span"]: record for record in records if record["peak_unsure"]}
+    if unsure:
+        hours = [place for place in zip(buckets.hours, buckets.hour_spans, strict=True) if place[1] in unsure]
+        places = ([hour for hour, _ in hours], [span for _, span in hours])
+        peaks = {row["span"]: row["peak_tps"] for row in await conn.fetch(sql("read/find_peaks"), *places, *whose)}
+        for span, record in unsure.items():
+            peak = max(record["sure_peak_tps"] or 0, peaks.get(span, 0))
+            found[span, None] = {**record, "peak_tps": peak}
+    return found
+
+
+def _whole_from(cold: Cold | None, now: datetime) -> datetime:
+    """From when on PostgreSQL has the row of every day, and those of all its hours."""
+    kept = now - HOT_HOURS
+    return kept if cold is None else max(kept, cold.border(HOURS), cold.border(DAYS))
 
 
 def _split(cold: Cold | None, buckets: Buckets) -> tuple[Buckets, Buckets]:
@@ -206,11 +238,10 @@ async def _sum_archived(cold: Cold, query: SummaryQuery, ids: list[str] | None, 
 
 
 async def _read_histograms(
-    conn: AnyConnection, signed: tuple[Buckets, list[int]], ids: list[str] | None, *, each: bool
+    conn: AnyConnection, signed: SignedBuckets, ids: list[str] | None, *, each: bool
 ) -> Mapping[Place, Histogram]:
     """The latency samples of operators by place."""
-    buckets, signs = signed
-    rows = (buckets.hours, buckets.hour_spans, signs, buckets.days, buckets.day_spans)
+    rows = (signed.hours, signed.hour_spans, signed.signs, signed.days, signed.day_spans)
     records = await conn.fetch(sql("read/merge_latencies"), *rows, ids, each)
     return {(record["span"], record["scope_id"]): (record["buckets"], record["sample_counts"]) for record in records}
 
@@ -229,8 +260,7 @@ def _sums(query: SummaryQuery, place: Place, parts: Parts, known: Known) -> Sums
         scope_id = query.ids[0]
     counts = {column: int(record[column]) if record is not None else 0 for column in _COUNTS}
     samples = counts["latency_sample_count"]
-    whole = histogram if histogram is not None and sum(histogram[1]) == samples else None
-    p50, p90, p95, p99 = (None if whole is None else percentile(whole, percent) for percent in PERCENTS)
+    p50, p90, p95, p99 = percentiles(histogram, PERCENTS, samples=samples)
     return Sums(
         scope=query.scope,
         scope_id=scope_id,
@@ -254,15 +284,13 @@ def _beside(row: SummaryRow, earlier: SummaryQuery, found: Mapping[Place, Parts]
     return replace(row, previous=_sums(earlier, place, found.get(place, (None, None)), known))
 
 
-def percentile(histogram: Histogram, percent: int) -> int | None:
-    """The nearest-rank percentile of a histogram's samples in ms; None when it has none."""
-    total = sum(histogram[1])
-    reached = 0
-    for bucket, samples in zip(*histogram, strict=True):
-        reached += samples
-        if samples and reached * 100 >= total * percent:
-            return latency_value(bucket)
-    return None
+def percentiles(histogram: Histogram | None, percents: Sequence[int], *, samples: int) -> list[int | None]:
+    """The nearest-rank percentiles of a histogram in ms; None where it does not hold `samples`, or there are none."""
+    buckets, counts = ((), ()) if histogram is None else histogram
+    reached = [*accumulate(counts)]
+    if not reached or reached[-1] != samples or not samples:
+        return [None] * len(percents)
+    return [latency_value(buckets[bisect_left(reached, -(-samples * percent // 100))]) for percent in percents]
 
 
 def _meta(query: SummaryQuery, fresh: Freshness, groups: int, *, currency: str, source: Source) -> SummaryMeta:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 DAY: Final = timedelta(days=1)
 PIECE_BYTES_MAX: Final = 24 * 2**20  # of rows decoded and sent at a time: fewer parts to merge than of less
+GATHER_S: Final = 0.001  # so long what COPY writes, 8 KiB at a time, gathers before it is taken
 LANES: Final = (TABLES[:1], TABLES[1:])  # worked on at the same time: hours are most of the rows
 UNIT_ROWS_MAX: Final = 4_000_000  # staged together, if that is more than one month
 UNIT_MONTHS_MAX: Final = 12  # a piece of rows may belong to all of them: a part each
@@ -454,6 +455,7 @@ async def _read_pieces(
             if len(piece) >= PIECE_BYTES_MAX:
                 await start(partial(work, piece))
                 piece = bytearray()
+            await asyncio.sleep(GATHER_S)
 
         await source.copy_from_query(sql(STATEMENTS[table.name].copy), *period, output=take, format="text")
         if piece:

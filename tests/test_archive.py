@@ -274,6 +274,31 @@ def test_an_empty_database_takes_nothing_out_of_the_archive(database_url: str, c
     run(scenario())
 
 
+class Forgetful(ClickHouse):
+    """One that says it has taken the rows, and has not."""
+
+    async def insert(self, table: str, stream: bytes) -> None:
+        """Take nothing."""
+
+
+def test_a_copy_that_came_short_leaves_the_archive_as_it_was(database_url: str, clickhouse: ClickHouse) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_day(conn, TODAY - DAY)
+            await copy(database_url, clickhouse)
+            before = await rows_there(clickhouse, "metrics_daily")
+            await add_day(conn, TODAY - 2 * DAY)
+            forgetful = Forgetful("chdb:///unused")
+            forgetful.address = clickhouse.address
+            with pytest.raises(DifferenceFound, match=r"adds up to something else on 1 days.* was left as it was"):
+                await copy(database_url, forgetful)
+            await forgetful.close()
+            assert await rows_there(clickhouse, "metrics_daily") == before
+            assert (await copy(database_url, clickhouse))["days_copied"] == 4
+
+    run(scenario())
+
+
 def test_a_value_the_archive_cannot_hold_leaves_it_as_it_was(database_url: str, clickhouse: ClickHouse) -> None:
     async def scenario() -> None:
         async with session(database_url, application="test") as conn:

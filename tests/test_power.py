@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 from contextlib import asynccontextmanager
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 
+import archives
 import oracle
 import pipeline
 import power
 import verdict
-from anlyt import jetstream, postgres
+from anlyt import chdb_owner, jetstream, postgres
+from anlyt.clickhouse import TABLES, ClickHouse
 from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
 from anlyt.errors import DatabaseUnavailable
 from support import run, wait_until
+from test_archive import DAY, TODAY, add_day, copy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -305,3 +309,39 @@ def test_a_full_disk_stops_the_count_and_room_lets_it_go_on_exactly(settings: Se
 def no_room(directory: Path) -> bool:
     """Whether PostgreSQL said so."""
     return "No space left on device" in log_of(directory)
+
+
+# ---------------------------------------------------------------------------------------------------------- ClickHouse
+
+
+def test_what_the_archive_has_noted_survives_power_cuts(database_url: str, server_dir: Path) -> None:
+    """Copy, cut at once, again and again: what has a receipt is there. Asked as retention asks before rows leave."""
+
+    async def scenario(disk: power.Disk) -> None:
+        directory = disk.path / "archive"
+        async with postgres.session(database_url, application="test") as conn:
+            for n in range(CUTS):
+                await add_day(conn, TODAY - 3 * (n + 1) * DAY, ids=6)
+                clickhouse = ClickHouse(f"chdb://{directory}")
+                assert (await copy(database_url, clickhouse))["days_copied"] == len(TABLES)
+                await clickhouse.close()
+                await lose_archive(disk, directory)
+                clickhouse = ClickHouse(f"chdb://{directory}")
+                await archives.assert_same_rows(conn, clickhouse)
+                await clickhouse.close()
+
+    with power.disk(server_dir) as disk:
+        try:
+            run(scenario(disk), LIMIT_S)
+        finally:
+            archives.stop(disk.path / "archive")
+
+
+async def lose_archive(disk: power.Disk, directory: Path) -> None:
+    """Cut the power of the disk, then end the embedded archive's owner, and switch the disk on again."""
+    owner = chdb_owner.find(directory)
+    assert owner is not None, "somebody has just copied"
+    disk.cut()
+    os.kill(owner.pid, signal.SIGKILL)
+    await wait_until(lambda: not archives.is_there(owner.pid), what="the owner ends")
+    await disk.remount()

@@ -499,7 +499,7 @@ def test_reads_use_their_indexes_and_leave_out_other_months(database_url: str) -
                 (TENANT, "list_hourly_of_ids", (*long, "", nil, *one, 101), 600),
                 (TENANT, "list_daily_of_ids", (*long, "", nil, *one, 1001), 300),
                 (OPERATOR, "list_operators", (*long, nil, OPERATORS[:1], 1001), 1_600),
-                (TENANT, "list_accounts", (*long, nil, ACCOUNTS[:1], 1001), 200),
+                (TENANT, "list_accounts_of_ids", (*long, nil, ACCOUNTS[:1], 1001), 200),
             ]
             for grant, name, arguments, blocks_max in cases:
                 plan, text = await plan_of(conn, grant, f"read/{name}", *arguments)

@@ -209,8 +209,10 @@ def _statement(visible: Visible, query: Query, *, limit: int | None) -> tuple[st
             return name, (*place, ids, limit)
         case "operators":
             return "read/list_operators", (*period, after.scope_id, ids, limit)
+        case "accounts" if ids is None:
+            return "read/list_accounts", (*period, after.scope_id, limit)
         case "accounts":
-            return "read/list_accounts", (*period, after.scope_id, ids, limit)
+            return "read/list_accounts_of_ids", (*period, after.scope_id, ids, limit)
         case _:
             assert_never(query.name)
 

@@ -1,7 +1,7 @@
 -- One page of account_usage_daily in the order of its primary key: a period's rows that a Grant may see, behind a row.
 -- $1 start TIMESTAMPTZ, $2 end TIMESTAMPTZ, exclusive
 -- $3 bucket TIMESTAMPTZ, $4 account_id UUID: the row before the page, or a key before the period
--- $5 ids UUID[], NULL for all; $6 row limit INTEGER
+-- $5 row limit INTEGER
 SELECT
     day_bucket,
     account_id::TEXT AS account_id,
@@ -15,6 +15,5 @@ FROM anlyt.account_usage_daily
 WHERE day_bucket >= GREATEST($1::TIMESTAMPTZ, $3)
   AND day_bucket < $2
   AND (day_bucket, account_usage_daily.account_id) > ($3, $4::UUID)
-  AND ($5::UUID[] IS NULL OR account_usage_daily.account_id = ANY($5))
 ORDER BY day_bucket, account_usage_daily.account_id
-LIMIT $6
+LIMIT $5

@@ -2,7 +2,8 @@
 
 Fills the four tables of a fresh embedded PostgreSQL, runs `anlyt jobs run archive` as a process of its own into an
 empty embedded archive, then once more with nothing to copy, and once after a day has changed. Rows/s are those of the
-whole run: adding up both sides, copying, adding up the staging tables, replacing, receipts.
+whole run as the job records it: adding up both sides, copying, adding up the staging tables, replacing, receipts. Its
+process also takes a while to start, which a loop of jobs does once.
 
     python bench/archive.py [--days 90] [--accounts 1000] [--json FILE]
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 MIB = 2**20
 SECONDS_MAX = 900.0
+RECORDED = "SELECT date_part('epoch', finished_at - started_at) FROM anlyt.job_runs ORDER BY started_at DESC LIMIT 1"
 WHO = """
     SELECT 'PLATFORM' AS scope, 'platform' AS who
     UNION ALL SELECT 'OPERATOR', md5('o' || n)::UUID::TEXT FROM generate_series(1, $3::INTEGER) AS n
@@ -167,6 +169,7 @@ async def measure(directory: Path, *, days: int = 90, operators: int = 20, accou
             before = cpu_s(server.pid), cpu_s(owner.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
             copied, first_s, job_mib = await run_job(server.url, archive_url)
             after = cpu_s(server.pid), cpu_s(owner.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
+            recorded_s: float = await conn.fetchval(RECORDED)
             if copied["rows_copied"] != rows:
                 raise SystemExit(f"{rows} rows are there, {copied['rows_copied']} were copied")
             _, again_s, _ = await run_job(server.url, archive_url)
@@ -179,9 +182,10 @@ async def measure(directory: Path, *, days: int = 90, operators: int = 20, accou
     job_s = after[2].ru_utime + after[2].ru_stime - before[2].ru_utime - before[2].ru_stime
     return {
         "rows": rows,
-        "seconds": first_s,
-        "rows_per_s": rows / first_s,
-        "ratio_to_chdb_insert": rows / first_s / alone["chdb_insert_rows_per_s"],
+        "seconds": recorded_s,
+        "rows_per_s": rows / recorded_s,
+        "with_the_start_s": first_s,
+        "ratio_to_chdb_insert": rows / recorded_s / alone["chdb_insert_rows_per_s"],
         "postgres_cpu_us_a_row": (after[0] - before[0]) / rows * 1e6,
         "chdb_cpu_us_a_row": (after[1] - before[1]) / rows * 1e6,
         "job_cpu_us_a_row": job_s / rows * 1e6,

@@ -149,7 +149,7 @@ PLANS: Final[dict[str, Plan]] = {
     "letters/record_attempt": Plan(("S", 50, 0, NOW, None, None, None, None), rows=1),
     "live/list_hourly": Plan(("1:1:", [THIS_HOUR], 100), rows=2 * (1 + OPERATORS + ACCOUNTS), days=0),
     "live/list_operators": Plan(("1:1:", [THIS_HOUR], 100), rows=2 * OPERATORS, days=0),
-    "read/find_first_day": Plan((), rows=2),
+    "read/find_first_day": Plan((True,), rows=2),
     "read/find_peaks": Plan((*SPANS[:2], "ACCOUNT", [ID]), rows=24, days=2),
     "read/count_accounts": Plan((100,), rows=2 * ACCOUNTS),
     "read/count_dead_letters": Plan(("S", 100), rows=110),

@@ -15,6 +15,7 @@ import pytest
 
 from anlyt import jobs, summaries
 from anlyt.access import Grant, make_grant
+from anlyt.clickhouse import ClickHouse
 from anlyt.cold import NO_SUMS
 from anlyt.crash import CrashPoints
 from anlyt.errors import RequestError
@@ -73,7 +74,9 @@ async def database(url: str, *, hours: int = 24 * 12) -> AsyncIterator[asyncpg.C
         await conn.close()
 
 
-async def ask(conn: asyncpg.Connection[Any], *, grant: Grant = STAFF, **parameters: Any) -> dict[str, Any]:
+async def ask(
+    conn: asyncpg.Connection[Any], *, grant: Grant = STAFF, clickhouse: ClickHouse | None = None, **parameters: Any
+) -> dict[str, Any]:
     """A summary as its reader gets it: as JSON. `from_` stands for from; a list repeats the parameter."""
     pairs = [
         (key.rstrip("_"), str(value))
@@ -81,7 +84,8 @@ async def ask(conn: asyncpg.Connection[Any], *, grant: Grant = STAFF, **paramete
         for value in (values if isinstance(values, list) else [values])
     ]
     query = read_summary(pairs, grant=grant, now=NOW)
-    return json.loads(msgspec.json.encode(await summaries.read_summary(conn, grant, query, settings=SETTINGS)))
+    sums = await summaries.read_summary(conn, grant, query, settings=SETTINGS, clickhouse=clickhouse)
+    return json.loads(msgspec.json.encode(sums))
 
 
 async def hours_of(conn: asyncpg.Connection[Any], scope: str, ids: list[str] | None = None) -> list[asyncpg.Record]:
@@ -218,8 +222,11 @@ def test_a_comparison_says_since_when_anything_is_kept(database_url: str) -> Non
                 "VALUES ('metrics_daily', $1, 1, '{}')",
                 first - timedelta(days=400),
             )
-            meta = (await ask(conn, from_="-4h", compare="previous"))["meta"]
+            recent = {"from_": "-4h", "compare": "previous"}
+            meta = (await ask(conn, clickhouse=ClickHouse("chdb:///never/asked"), **recent))["meta"]
             assert datetime.fromisoformat(meta["countedSince"]) == first - timedelta(days=400)
+            without = (await ask(conn, **recent))["meta"]  # what an archive had is not kept where there is none
+            assert datetime.fromisoformat(without["countedSince"]) == first
             await conn.execute("DELETE FROM anlyt.archive_receipts")
             await conn.execute("DELETE FROM anlyt.metrics_daily")
             assert (await ask(conn, from_="-4h", compare="previous"))["meta"]["countedSince"] is None

@@ -120,7 +120,7 @@ async def read_summary(
     visible = see(grant, query.scope, query.ids, parameter="scopeId")
     rows: list[SummaryRow] = []
     groups = 0
-    since = await conn.fetchval(sql("read/find_first_day")) if query.compare else UNSET
+    since = await conn.fetchval(sql("read/find_first_day"), clickhouse is not None) if query.compare else UNSET
     async with snapshot(conn, grant, clickhouse) as cold:
         fresh = await read_freshness(conn, settings)
         buckets = find_buckets(query.spans, fresh.as_of, archived=cold is not None)

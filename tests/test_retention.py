@@ -81,8 +81,8 @@ async def writing(url: str, hour: datetime, *, isolation: Isolation = "read_comm
     ids=["thirty-one days", "the last of the year", "a leap year's February"],
 )
 def test_a_month_leaves_ninety_days_after_its_last_moment(month: datetime, leaves: datetime) -> None:
-    assert not jobs.may_leave(month, leaves - timedelta(microseconds=1))
-    assert jobs.may_leave(month, leaves)
+    assert jobs.first_month_to_stay(leaves - timedelta(microseconds=1)) == month
+    assert jobs.first_month_to_stay(leaves) > month
 
 
 def test_months_that_are_past_leave_all_tables_and_the_others_stay_with_their_rows(database_url: str) -> None:

@@ -187,11 +187,6 @@ async def _confirm(conn: Connection[Record], means: Means, tables: Sequence[Arch
     return until
 
 
-def may_leave(month: datetime, counted_through: datetime) -> bool:
-    """Whether all of a month is past hot retention."""
-    return _month_behind(month) + HOURLY_RETENTION <= counted_through
-
-
 def first_month_to_stay(counted_through: datetime) -> datetime:
     """The first month that is not past hot retention as a whole."""
     return midnight(counted_through - HOURLY_RETENTION).replace(day=1)

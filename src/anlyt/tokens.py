@@ -13,7 +13,7 @@ import hashlib
 import time
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import httpx2
 import jwt
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from anlyt.settings import Settings
 
 Algorithm = Literal["RS256", "ES256"]
-ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
 
 TOKEN_CHARS_MAX: Final = 8_192  # a longer text is no token and is not looked at
 KEY_ID_CHARS_MAX: Final = 256

@@ -151,11 +151,7 @@ def versioned_answer(request: Request, answer: Answer) -> Response:
     """
     if answer.version is None:
         return Response(answer.body, media_type="application/json")
-    headers = {
-        "etag": f'W/"{answer.version}"',
-        "cache-control": "private, no-cache",
-        "vary": "Authorization, X-API-Key, Cookie",
-    }
+    headers = {"etag": f'W/"{answer.version}"', **KEPT_HEADERS}
     known = [tag.strip() for line in request.headers.getlist("if-none-match") for tag in line.split(",")]
     if "*" in known or f'"{answer.version}"' in {tag.removeprefix("W/") for tag in known}:
         return Response(status_code=304, headers=headers)

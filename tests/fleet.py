@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from anlyt.frames import Client
     from anlyt.settings import Settings
 
 INGEST_POINTS: Final = tuple(name for name in CRASH_POINTS if not name.startswith("job-"))
@@ -256,10 +255,6 @@ async def aged(settings: Settings, seed: int, *, hours: int, source: Path | None
     copies = pipeline.copies_of(rng, oracle.generate(seed, 300, now))
     more = pipeline.copies_of(rng, oracle.generate(seed + 1_000, 100, now))
     within = hours < WINDOW_HOURS
-
-    async def count_all(nc: Client) -> None:
-        end = (await jetstream.stream_info(nc, settings.stream)).last_seq
-        await Crew(settings, size=1, source=source).work_through(end, limit_s=TROUBLED_LIMIT_S)
 
     async with pipeline.stream_of(settings) as nc:
         stored = await pipeline.publish(nc, settings, copies)

@@ -12,6 +12,7 @@ from nats.protocol import parser
 
 from anlyt.events import Decoder, Message, Rules
 from anlyt.frames import LINE_BYTES_MAX, Client, Frames, read_subject
+from anlyt.jetstream import ID_ONLY, MESSAGE_ID_HEADER, message_id
 from support import run
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Recorder(Client):
 def diverted(client: Recorder) -> Frames:
     """The client's own parser, with one subscription diverted."""
     frames = client._frames
-    frames.sinks[DIVERTED] = lambda subject, reply, headers, body: client.heard.append(
-        (DIVERTED, subject, reply, body, headers)
+    frames.sinks[b"%d" % DIVERTED] = lambda run: client.heard.extend(
+        (DIVERTED, subject, reply, body, headers) for subject, reply, headers, body in run
     )
     return frames
 
@@ -137,6 +138,22 @@ def test_header_values_that_are_no_text_stay_different() -> None:
     found = run(Client().read_headers(block))
 
     assert found == {"ce-id": "é%20", "A": "1%FF"}
+
+
+@given(st.text(' \t:aZ~!"é\x7f', min_size=1, max_size=20))
+def test_an_id_that_is_read_at_once_is_the_one_nats_py_reads(text: str) -> None:
+    block = b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n" % text.encode()
+
+    alone = ID_ONLY.fullmatch(block)
+
+    assert alone is None or {MESSAGE_ID_HEADER: alone[1].decode()} == run(Client().read_headers(block))
+
+
+def test_the_id_of_an_event_is_read_at_once() -> None:
+    known_by = message_id("0198c5a2-7a4e-7b3c-9d2e-1f6a5b4c3d2e /gateway/fra1")
+    assert known_by is not None
+
+    assert ID_ONLY.fullmatch(b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n" % known_by.encode()) is not None
 
 
 @pytest.mark.parametrize("last", [b"\xfe", b"\xff", b"\xed\xa0\x80"])

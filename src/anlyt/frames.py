@@ -1,6 +1,6 @@
 """nats-py's client with a shorter way in: messages of a reading subscription go to its reader as the bytes they are.
 
-In: what nats-server sends. Out: for a subscription that was diverted, one call of its sink a message; for everything
+In: what nats-server sends. Out: for a subscription that was diverted, its messages by runs to its sink; for everything
 else what nats-py does. nats-py builds an object, a queue entry and a callback a message and moves its whole buffer for
 each; a stream read at full speed spends more on that than on decoding. And neither a producer's bytes nor an error of
 the server stops this client for good, as they do stop nats-py's.
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
-    Sink = Callable[[bytes, bytes, bytes, bytes], None]  # subject, reply, headers, body; empty when there is none
+    Frame = tuple[bytes, bytes, bytes, bytes]  # subject, reply, headers, body; empty when there is none
+    Sink = Callable[[list[Frame]], None]
 
 REFUSED: Final = "permissions violation"
 REFUSALS_KEPT: Final = 20
@@ -32,15 +33,16 @@ LINE_BYTES_MAX: Final = 1_048_576  # of what is no message: INFO lists the serve
 _CRLF: Final = b"\r\n"
 _ASCII: Final = "".join(map(chr, range(128)))
 _WORD: Final = rb"[^ \t\r\n]+"  # as nats-server cuts a line into words; nats-py does at any white space
-_MSG: Final = re.compile(rb"MSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(\d+)\r\n" % (_WORD, _WORD))
-_HMSG: Final = re.compile(rb"HMSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(\d+)[ \t]+(\d+)\r\n" % (_WORD, _WORD))
+_MESSAGE: Final = re.compile(  # subject, subscription, reply, size of the headers (of HMSG alone), size of all
+    rb"(H)?MSG[ \t]+(%b)[ \t]+(\d+)[ \t]+(?:(%b)[ \t]+)?(?(1)(\d+)[ \t]+)(\d+)\r\n" % (_WORD, _WORD)
+)
 
 
 class Frames(parser.Parser):
     """nats-py's parser, which takes whole messages out of one buffer and leaves all other lines to nats-py."""
 
     def __init__(self, client: Client) -> None:
-        self.sinks: dict[int, Sink] = {}
+        self.sinks: dict[bytes, Sink] = {}  # by the subscription's number
         super().__init__(client)
         self._client = client
 
@@ -69,27 +71,34 @@ class Frames(parser.Parser):
     def _divert(self, chunk: bytes, at: int) -> int:
         """Hand the messages of diverted subscriptions on, up to the first line that is something else."""
         self._wanted = 0
-        sinks, size = self.sinks, len(chunk)
-        while frame := _frame(chunk, at):
-            subject, sid, reply, begin, middle, end = frame
-            if end > size:
+        runs: dict[bytes, list[Frame]] = {sid: [] for sid in self.sinks}
+        while line := _MESSAGE.match(chunk, at):
+            _, subject, sid, reply, headers_size, size = line.groups(b"")
+            run, begin = runs.get(sid), line.end()
+            end = begin + int(size) + len(_CRLF)
+            if run is None:
+                break
+            if end > len(chunk):
                 self._wanted = end - at
-                return at
-            sink = sinks.get(sid)
-            if sink is None:
-                return at
-            sink(subject, reply, chunk[begin:middle], chunk[middle : end - 2])
+                break
+            middle = begin + int(headers_size) if headers_size else begin
+            run.append((subject, reply, chunk[begin:middle], chunk[middle : end - 2]))
             at = end
+        for sid, run in runs.items():
+            if run:
+                self.sinks[sid](run)
         return at
 
     async def _leave_to_client(self, chunk: bytes, at: int) -> int:
         """One message of another subscription, or one line; where it ends, or `at` when that has not arrived."""
-        frame = _frame(chunk, at)
-        if frame is not None:
-            subject, sid, reply, begin, middle, end = frame
+        message = _MESSAGE.match(chunk, at)
+        if message is not None:
+            _, subject, sid, reply, headers_size, size = message.groups(b"")
+            begin = message.end()
+            middle, end = begin + int(headers_size or 0), begin + int(size) + len(_CRLF)
             if end > len(chunk):
                 return at
-            await self._client.take(sid, subject, reply, chunk[begin:middle], chunk[middle : end - 2])
+            await self._client.take(int(sid), subject, reply, chunk[begin:middle], chunk[middle : end - 2])
             return end
         line, found, _ = chunk[at : at + LINE_BYTES_MAX].partition(_CRLF)
         if not found:
@@ -99,24 +108,6 @@ class Frames(parser.Parser):
         self.buf = bytearray(line + found)
         await super().parse()
         return at + len(line) + len(found)
-
-
-def _frame(chunk: bytes, at: int) -> tuple[bytes, int, bytes, int, int, int] | None:
-    """Subject, subscription, reply, and where headers begin, the body begins and the frame ends; None: no message."""
-    if chunk[at : at + 1] == b"M":
-        line = _MSG.match(chunk, at)
-        if line is None:
-            return None
-        subject, sid, reply, size = line.groups()
-        begin = middle = line.end()
-    else:
-        line = _HMSG.match(chunk, at)
-        if line is None:
-            return None
-        subject, sid, reply, headers_size, size = line.groups()
-        begin = line.end()
-        middle = begin + int(headers_size)
-    return subject, int(sid), reply or b"", begin, middle, begin + int(size) + len(_CRLF)
 
 
 class Client(nats.aio.client.Client):
@@ -138,14 +129,14 @@ class Client(nats.aio.client.Client):
         return any(f'"{subject.lower()}"' in refusal for refusal in self._refusals)
 
     async def subscribe_raw(self, subject: str, sink: Sink) -> Subscription:
-        """Subscribe, with every message given to `sink` as it arrived; `sink` must neither wait nor raise."""
+        """Subscribe, with messages given to `sink` as they arrived, some at a time; it must neither wait nor raise."""
         subscription = await self.subscribe(subject)
-        self._frames.sinks[subscription._id] = sink  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - no public name
+        self._frames.sinks[b"%d" % subscription._id] = sink  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - no public name
         return subscription
 
     async def unsubscribe_raw(self, subscription: Subscription) -> None:
         """Undo `subscribe_raw`. Raises nats.errors.Error when the connection is gone, and the subscription with it."""
-        self._frames.sinks.pop(subscription._id, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
+        self._frames.sinks.pop(b"%d" % subscription._id, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
         await subscription.unsubscribe()
 
     async def take(self, sid: int, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:  # noqa: PLR0917 - nats-py's

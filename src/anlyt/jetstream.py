@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from nats.aio.subscription import Subscription
 
+    from anlyt.frames import Frame
     from anlyt.settings import Settings
     from anlyt.slots import Division
 
@@ -58,7 +59,9 @@ NOBODY: Final = Identity()  # user and password in the address, or none
 _LEFT_HEADER: Final = "Nats-Pending-Messages:"  # of a pull that ended: what it did not deliver
 _ACK_TOKENS_V1: Final = 9  # $JS.ACK.stream.consumer.delivered.stream_seq.consumer_seq.time.pending
 _ACK_SHIFT_V2: Final = 2  # v2 has the domain and the account in front of them
-_ID_ONLY: Final = re.compile(rb"NATS/1\.0\r\nNats-Msg-Id: ([!-~]+)\r\n\r\n")  # what most messages carry
+ID_ONLY: Final = re.compile(
+    rb"NATS/1\.0\r\nNats-Msg-Id: ([!-~]+(?: [!-~]+)*)\r\n\r\n"
+)  # most carry just "<id> <source>"
 
 log = structlog.get_logger("anlyt.jetstream")
 
@@ -335,7 +338,7 @@ class Reader:
         self._taken_seq = resume_after  # stream sequence up to which everything of this branch has been taken
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
-        self._buffer: deque[tuple[bytes, bytes, bytes, bytes]] = deque()  # subject, reply, headers, body
+        self._buffer: deque[Frame] = deque()
         self._buffer_bytes = 0
         self._subjects: dict[bytes, str] = {}
         self._asked = 0  # messages asked for and not yet arrived
@@ -387,14 +390,19 @@ class Reader:
         taken: list[Message] = []
         bytes_taken, buffer, subjects = 0, self._buffer, self._subjects
         while buffer and len(taken) < messages_max and bytes_taken < bytes_max:
-            subject, reply, headers, body = buffer.popleft()
-            bytes_taken += len(headers) + len(body)
+            subject, reply, block, body = buffer.popleft()
+            bytes_taken += len(block) + len(body)
             sequence, published = self._place(reply)
             if sequence <= self.resume_after:
                 continue  # a server of a cluster that has not all messages yet begins earlier than it was asked to
-            read = await self._read_headers(headers) if headers else None
+            headers = None
+            if block:
+                alone = ID_ONLY.fullmatch(block)
+                headers = {MESSAGE_ID_HEADER: alone[1].decode()} if alone else await self._nc.read_headers(block)
             text = subjects.get(subject) or self._subject_text(subject)
-            taken.append(Message(text, read, body, sequence, published))
+            taken.append(Message(text, headers, body, sequence, published))
+        if taken:
+            self._taken_seq = max(self._taken_seq, taken[-1].sequence)
         self._buffer_bytes -= bytes_taken
         await self._pull()
         return taken
@@ -440,15 +448,16 @@ class Reader:
             except (OSError, nats.errors.Error) as error:
                 raise StreamUnavailable(f"NATS connection lost: {error}") from None
 
-    def _receive(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
-        if not reply:
-            self._end_pull(headers)
-            return
-        self._asked -= 1
-        self._buffer.append((subject, reply, headers, body))
-        self._buffer_bytes += len(headers) + len(body)
-        if not self._arrived.is_set():
-            self._arrived.set()
+    def _receive(self, run: list[Frame]) -> None:
+        """Messages as they came; one without a reply is no message of the stream but says that a pull has ended."""
+        kept = [frame for frame in run if frame[1]]
+        self._asked -= len(kept)
+        self._buffer += kept
+        self._buffer_bytes += sum(len(headers) + len(body) for _, _, headers, body in kept)
+        for _, reply, headers, _ in run if len(kept) < len(run) else ():
+            if not reply:
+                self._end_pull(headers)
+        self._arrived.set()
 
     def _end_pull(self, headers: bytes) -> None:
         """A pull ended before it was full: its time or its bytes were up, or the consumer is gone."""
@@ -479,18 +488,13 @@ class Reader:
         """A message's sequence in the stream and its JetStream time, when it is the next one of the consumer."""
         tokens = reply.split(b".")
         if len(tokens) > _ACK_TOKENS_V1:
-            tokens = tokens[_ACK_SHIFT_V2:]
-        stream_seq, consumer_seq = int(tokens[5]), int(tokens[6])
-        if consumer_seq != self._consumer_seq + 1:
-            self.mark_broken(f"message {self._consumer_seq + 1} of the consumer is missing, got {consumer_seq}")
+            tokens = tokens[_ACK_SHIFT_V2 : _ACK_SHIFT_V2 + _ACK_TOKENS_V1]
+        _, _, _, _, _, stream_seq, consumer_seq, time_ns, self._pending = tokens
+        self._consumer_seq += 1
+        if int(consumer_seq) != self._consumer_seq:
+            self.mark_broken(f"message {self._consumer_seq} of the consumer is missing, got {int(consumer_seq)}")
             raise StreamUnavailable(f"reading {self._stream} has to start anew: {self._broken}")
-        self._consumer_seq, self._taken_seq = consumer_seq, max(self._taken_seq, stream_seq)
-        self._pending = tokens[8]
-        return stream_seq, int(tokens[7]) // 1000
-
-    async def _read_headers(self, block: bytes) -> dict[str, str] | None:
-        alone = _ID_ONLY.fullmatch(block)
-        return await self._nc.read_headers(block) if alone is None else {MESSAGE_ID_HEADER: alone[1].decode()}
+        return int(stream_seq), int(time_ns) // 1000
 
     def _subject_text(self, subject: bytes) -> str:
         if len(self._subjects) >= SUBJECTS_KNOWN_MAX:

@@ -26,6 +26,7 @@ BATCH_BODY_EVENTS_MAX: Final = 1_000
 INT_DIGITS_MAX: Final = 4_000  # Python's own limit is 4,300
 SHOWN_CHARS_MAX: Final = 80  # of an offending value, in a letter's sentence
 ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time")
+_BACKSLASH: Final = ord("\\")  # a byte is found in bytes at a sixth of the price of bytes of length one
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _COMMA: Final = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 _KINDS: Final = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
@@ -70,7 +71,7 @@ class EnvelopeReader:
 
     def open(self, body: bytes) -> Sequence[Envelope | bytes | Raw]:
         """The events of a body, read already where none needs a closer look. Raises Rejected as `split` does."""
-        if len(body) <= BODY_BYTES_MAX and b"\\" not in body and body.isascii():
+        if len(body) <= BODY_BYTES_MAX and _BACKSLASH not in body and body.isascii():
             try:
                 envelopes = self._envelopes(body) if body[:1] == b"[" else [self._envelope(body)]
             except (msgspec.DecodeError, RecursionError):

@@ -10,7 +10,7 @@ Instants are microseconds since 1970 UTC, money millionths.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -76,36 +76,39 @@ class Folding:
     def __init__(self) -> None:
         self._accounts: defaultdict[int, defaultdict[str, Cell]] = defaultdict(_cells)  # by hour and id
         self._operators: defaultdict[int, defaultdict[str, Cell]] = defaultdict(_cells)
-        self._account_seconds: defaultdict[tuple[int, str], int] = defaultdict(int)
-        self._operator_seconds: defaultdict[tuple[int, str], int] = defaultdict(int)
+        self._account_seconds: defaultdict[int, defaultdict[str, int]] = defaultdict(_counts)  # by second and id
+        self._operator_seconds: defaultdict[int, defaultdict[str, int]] = defaultdict(_counts)
         self._latencies: defaultdict[tuple[int, str], defaultdict[int, int]] = defaultdict(_counts)
 
     def add(self, events: Iterable[Event]) -> None:
         """Take in `events`, each of which counts (duplicates are gone already)."""
-        hour = -1
+        hour = second = -DAY_US  # those of the event before: events come nearly in order
         accounts = operators = _cells()
+        account_seconds = operator_seconds = _counts()
         for event in events:
             at, kind, account, operator = event.at, event.type, event.account, event.operator
-            if at - at % HOUR_US != hour:  # bucket_hour, without the call
+            if not hour <= at < hour + HOUR_US:
                 hour = bucket_hour(at)
                 accounts, operators = self._accounts[hour], self._operators[hour]
+            submits = kind == "message.submitted" or kind == "message.routed"  # noqa: PLR1714 - a set is slower here
+            if submits and not second <= at < second + SECOND_US:
+                second = at - at % SECOND_US
+                account_seconds, operator_seconds = self._account_seconds[second], self._operator_seconds[second]
             if account is not None and kind != "message.routed":
                 _count(accounts[account], event, kind)
+                if submits:
+                    account_seconds[account] += 1
             if operator is not None:
                 _count(operators[operator], event, kind)
-                if kind == "message.delivered":
+                if submits:
+                    operator_seconds[operator] += 1
+                elif kind == "message.delivered":
                     self._latencies[hour, operator][latency_bucket(event.latency_ms)] += 1
             if event.from_operator is not None:
                 left = operators[event.from_operator]
                 left.failed += 1
                 left.errors += 1
                 left.events += 1
-            if kind == "message.submitted" or kind == "message.routed":  # noqa: PLR1714 - a set is slower here
-                second = at - at % SECOND_US
-                if kind == "message.submitted" and account is not None:
-                    self._account_seconds[second, account] += 1
-                if operator is not None:
-                    self._operator_seconds[second, operator] += 1
 
     def deltas(self) -> Deltas:
         """What all of them add."""
@@ -125,7 +128,7 @@ def _cells() -> defaultdict[str, Cell]:
     return defaultdict(Cell)
 
 
-def _counts() -> defaultdict[int, int]:
+def _counts() -> defaultdict[Any, int]:
     return defaultdict(int)
 
 
@@ -200,15 +203,13 @@ def _with_platform(
 
 
 def _seconds_with_platform(
-    accounts: Mapping[tuple[int, str], int], operators: Mapping[tuple[int, str], int]
+    accounts: Mapping[int, Mapping[str, int]], operators: Mapping[int, Mapping[str, int]]
 ) -> dict[Key, int]:
-    counts = {Key(second, "ACCOUNT", account): n for (second, account), n in accounts.items()}
-    platform: defaultdict[int, int] = defaultdict(int)
-    for (second, _), n in accounts.items():
-        platform[second] += n
-    counts |= {Key(second, "OPERATOR", operator): n for (second, operator), n in operators.items()}
-    counts |= {Key(second, "PLATFORM", PLATFORM_ID): n for second, n in platform.items()}
-    return counts
+    counts = {Key(second, "ACCOUNT", who): n for second, found in accounts.items() for who, n in found.items()}
+    counts |= {Key(second, "OPERATOR", who): n for second, found in operators.items() for who, n in found.items()}
+    return counts | {
+        Key(second, "PLATFORM", PLATFORM_ID): sum(found.values()) for second, found in accounts.items() if found
+    }
 
 
 def _by_day(hourly: Mapping[Key, Cell]) -> dict[Key, Cell]:

@@ -409,7 +409,7 @@ def test_days_of_ones_own_are_chosen_with_the_last_one_included(site: Site) -> N
 def test_an_operator_opens_to_its_hours_and_back(site: Site) -> None:
     async def story() -> None:
         async with site.page(f"/?{WEEK}") as page:
-            await page.locator("#panel-operators").get_by_role("link", name="Nordtel").click()
+            await page.locator("#panel-operators").get_by_role("link", name="Nordtel", exact=True).click()
             await page.locator("#panel-hours tbody tr").first.wait_for()
             operator = next(each for each in site.members.operators if each.name == "Nordtel")
             rows = (await site.ask(f"/v1/operators/performance?{WEEK}&operatorId={operator.id}&limit=1000"))["data"]
@@ -428,7 +428,7 @@ def test_an_operator_opens_to_its_hours_and_back(site: Site) -> None:
                 seconds(rows[-1]["avgLatencyMs"]),
                 seconds(rows[-1]["latencyP95Ms"] if rows[-1]["latencySampleCount"] else None),
             ]
-            await page.get_by_role("link", name="All").click()
+            await page.get_by_role("link", name="All", exact=True).click()
             await page.locator("#panel-accounts tbody tr").first.wait_for()
             assert await texts(page, "h1") == ["Platform"]
 

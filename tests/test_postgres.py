@@ -91,13 +91,13 @@ def test_what_the_api_reads_with_sets_and_locks_nothing_that_outlives_its_transa
     """Sessions of a pool are not reset: every answer would wait for that."""
     folder = resources.files("anlyt").joinpath("sql")
     files = [file for name in ("access", "read") for file in folder.joinpath(name).iterdir()]
-    statements = {file.name: re.sub(r"--.*", "", file.read_text("utf-8")).strip() for file in files}
-    lasting = re.compile(r"\A(SET|PREPARE|LISTEN|DECLARE)\b|advisory_lock|set_config\([^\n]+, FALSE\)", re.IGNORECASE)
-    places = [place for text in statements.values() for place in re.findall(r"set_config\(.*", text)]
+    statements = {file.name: " ".join(re.sub(r"--.*", "", file.read_text("utf-8")).split()) for file in files}
+    lasting = re.compile(r"\A(SET|PREPARE|LISTEN|DECLARE)\b|advisory_lock|set_config\(.+, FALSE ?\)", re.IGNORECASE)
+    places = [place for text in statements.values() for place in text.split("set_config(")[1:]]
 
     assert "see_as.sql" in statements
     assert [name for name, text in statements.items() if lasting.search(text)] == []
-    assert all(place.rstrip(",").endswith(", TRUE)") for place in places)
+    assert [place for place in places if re.search(r", TRUE ?\)", place) is None] == []
     assert len(places) >= 4
 
 

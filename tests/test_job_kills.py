@@ -79,8 +79,9 @@ async def check_samples(conn: Connection, state: State) -> None:
         )
         assert [(0, len(samples))] == [(row["segment"], sum(row["sample_counts"])) for row in rows]
         assert latency_value(latency_bucket(nearest_rank(samples))) == await read_p95(conn, hour, operator)
-    days = await conn.fetch("SELECT sample_counts FROM anlyt.latency_days")
-    assert sum(map(len, state.values())) == sum(sum(row["sample_counts"]) for row in days)
+    for table in ("latency_days", "latency_weeks"):
+        rows = await conn.fetch(f"SELECT sample_counts FROM anlyt.{table}")  # noqa: S608 - one of two
+        assert sum(map(len, state.values())) == sum(sum(row["sample_counts"]) for row in rows)
 
 
 async def leave_ids(conn: Connection, rng: random.Random, state: State) -> None:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from anlyt import jobs
 from anlyt.crash import CRASH_POINTS, CrashPoints
 from anlyt.errors import DatabaseUnavailable, UsageError
-from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, session, sql
+from anlyt.postgres import PARTITIONED_TABLES, ensure_partitions, migrate, session, sql
 from anlyt.rollup import latency_bucket, latency_value
 from anlyt.telemetry import Telemetry
 from support import run, wait_until
@@ -69,13 +69,16 @@ async def read_segments(conn: Connection) -> list[tuple[int, list[int], list[int
 
 
 async def check_days(conn: Connection) -> None:
-    """Every day's histogram is the sum of segment 0 of its hours."""
+    """Every day's histogram is the sum of segment 0 of its hours, every week's that of its days."""
     merged = """
         SELECT {} AS day, operator_id, bucket, sum(n)::BIGINT AS samples
         FROM anlyt.{}, unnest(buckets, sample_counts) AS sample (bucket, n) {} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
     hours = merged.format("date_trunc('day', hour_bucket, 'UTC')", "latency_histograms", "WHERE segment = 0")
 
+    weeks = merged.format("date_trunc('week', day_bucket, 'UTC')", "latency_days", "")
+
     assert await conn.fetch(merged.format("day_bucket", "latency_days", "")) == await conn.fetch(hours)
+    assert await conn.fetch(merged.format("week_bucket", "latency_weeks", "")) == await conn.fetch(weeks)
 
 
 def nearest_rank(samples: list[int]) -> int:
@@ -230,6 +233,27 @@ def test_a_day_is_merged_from_its_hours_again_with_every_late_sample(database_ur
             total = await conn.fetchval("SELECT sum(latency_sample_count) FROM anlyt.operator_performance")
             assert total > 10
             assert (await conn.fetchrow(days))["sum"] == total
+
+    run(scenario())
+
+
+def test_weeks_of_a_database_that_had_none_are_merged_by_the_migration(database_url: str) -> None:
+    rng = random.Random(6)
+
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await ensure_partitions(conn, [HOUR, HOUR + timedelta(days=1)])
+            for _ in range(12):
+                hour, operator = HOUR - timedelta(hours=rng.randrange(400)), uuid.UUID(int=rng.randrange(2))
+                await ensure_partitions(conn, [hour])
+                await add_samples(conn, [rng.randrange(500)], hour=hour, operator=operator)
+            await jobs.run_job(database_url, "percentiles", NOT_ARMED)
+            await conn.execute("DROP TABLE anlyt.latency_weeks")
+            await conn.execute("DELETE FROM anlyt.migrations WHERE name = '0010_latency_weeks'")
+
+            assert await migrate(database_url) == ["0010_latency_weeks"]
+            await check_days(conn)
+            assert await conn.fetchval("SELECT count(DISTINCT week_bucket) FROM anlyt.latency_weeks") > 1
 
     run(scenario())
 

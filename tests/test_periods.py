@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import zoneinfo
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anlyt.errors import RequestError
-from anlyt.periods import DAY, HOT_DAYS, HOT_HOURS, HOUR, SPANS_MAX, Span, by_whole_days, cut, find_buckets, read_zone
+from anlyt.periods import (
+    DAY,
+    HOT_DAYS,
+    HOT_HOURS,
+    HOUR,
+    SPANS_MAX,
+    Span,
+    by_weeks,
+    by_whole_days,
+    cut,
+    find_buckets,
+    read_zone,
+)
+
+if TYPE_CHECKING:
+    import random
 
 NOW = datetime(2026, 6, 1, 10, 37, tzinfo=UTC)
 ZONES = [
@@ -181,3 +197,28 @@ def test_whole_days_less_some_hours_are_the_same_hours(
     assert all(
         hour >= hours_from or (hour, span) in some for hour, span in zip(found.hours, found.hour_spans, strict=True)
     )
+
+
+@given(
+    start=st.dates(date(2026, 1, 1), date(2026, 3, 1)),
+    lengths=st.lists(st.integers(0, 40), max_size=3),
+    missing=st.sets(st.integers(0, 120), max_size=4),
+    rng=st.randoms(use_true_random=False),
+)
+def test_weeks_and_the_days_that_are_left_are_the_same_days(
+    start: date, lengths: list[int], missing: set[int], rng: random.Random
+) -> None:
+    spans = [span for span, length in enumerate(lengths) for _ in range(length)]
+    first = datetime(start.year, start.month, start.day, tzinfo=UTC)
+    asked = [(first + n * DAY, span) for n, span in enumerate(spans) if n not in missing]
+    rng.shuffle(asked)
+    found = by_weeks([day for day, _ in asked], [span for _, span in asked])
+    weeks = list(zip(found.weeks, found.week_spans, strict=True))
+    days = list(zip(found.days, found.day_spans, strict=True))
+
+    assert sorted([(week + n * DAY, span) for week, span in weeks for n in range(7)] + days) == sorted(asked)
+    assert all(week.isoweekday() == 1 for week, _ in weeks)
+    left = set(days)
+    assert not [
+        day for day, span in days if day.isoweekday() == 1 and left >= {(day + n * DAY, span) for n in range(7)}
+    ]

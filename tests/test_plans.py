@@ -17,6 +17,7 @@ import pytest
 
 from anlyt.access import make_grant
 from anlyt.cold import NO_SUMS
+from anlyt.periods import MONDAY
 from anlyt.postgres import ensure_partitions, session, sql
 from anlyt.snapshot import TENANT_ROLE, snapshot
 from databases import execute
@@ -65,6 +66,9 @@ FROM generate_series(1, {OPERATORS}) AS n;
 INSERT INTO anlyt.latency_days
 SELECT '{TODAY}'::TIMESTAMPTZ - d * INTERVAL '1 day', md5(n::TEXT)::UUID, '{{1}}', '{{1}}'
 FROM generate_series(0, 400) AS d CROSS JOIN generate_series(1, {OPERATORS}) AS n;
+INSERT INTO anlyt.latency_weeks
+SELECT date_trunc('week', day_bucket, 'UTC'), operator_id, array_fill(1::SMALLINT, '{{120}}'), array_fill(1, '{{120}}')
+FROM anlyt.latency_days GROUP BY 1, 2;
 INSERT INTO anlyt.processed_events
 SELECT 'e' || n || ' /test', 'message.submitted', now() - n * INTERVAL '10 seconds' FROM generate_series(1, 25000) AS n;
 INSERT INTO anlyt.second_counts
@@ -110,6 +114,8 @@ HOURS: Final = [TODAY - DAY + n * HOUR for n in range(24)]
 DAYS_BACK: Final = [TODAY - n * DAY for n in range(1, 31)]
 SPANS: Final = (HOURS, [1] * 24, DAYS_BACK, [2] * 30)
 SIGNED: Final = (*SPANS[:2], [1] * len(SPANS[0]), *SPANS[2:])
+WEEKS: Final = [day for day in DAYS_BACK if day.weekday() == MONDAY][:4]
+MERGED: Final = (*SIGNED[:3], WEEKS, [3] * len(WEEKS), *SPANS[2:])
 REDUCED: Final = [False] * len(DAYS_BACK)
 SCOPES: Final = ["ACCOUNT"]
 PLANS: Final[dict[str, Plan]] = {
@@ -124,16 +130,18 @@ PLANS: Final[dict[str, Plan]] = {
     "audit/list_metrics_hourly": Plan(PERIOD, rows=24 * (1 + OPERATORS + ACCOUNTS), days=2),
     "audit/list_operator_performance": Plan(PERIOD, rows=24 * OPERATORS, days=2),
     "audit/list_unmerged": Plan(PERIOD, rows=OPERATORS, days=2),
-    "jobs/count_old_days": Plan((TODAY - 365 * DAY,), rows=35 * (2 * ACCOUNTS + OPERATORS)),
+    "jobs/count_old_days": Plan((TODAY - 365 * DAY,), rows=35 * (2 * ACCOUNTS + OPERATORS) + 7 * OPERATORS),
     "jobs/count_old_events": Plan((), rows=7_800),
     "jobs/count_segments": Plan((), rows=2 * OPERATORS),
     "jobs/delete_account_usage_daily": Plan((1_000, TODAY - 365 * DAY), rows=2_800),
     "jobs/delete_latency_days": Plan((1_000, TODAY - 365 * DAY), rows=2_000),
+    "jobs/delete_latency_weeks": Plan((1_000, TODAY - 365 * DAY), rows=14 * OPERATORS),
     "jobs/delete_metrics_daily": Plan((1_000, TODAY - 365 * DAY), rows=2_800),
     "jobs/finish_run": Plan((5, "ok", "{}"), rows=2),
     "jobs/forget_runs": Plan(("purge",), rows=1),
     "jobs/lock_operator_hours": Plan(([THIS_HOUR], [ID]), rows=1, days=0),
     "jobs/merge_days": Plan((HOURS, [ID] * 24), rows=24, days=2),
+    "jobs/merge_weeks": Plan((HOURS, [ID] * 24), rows=14),
     "jobs/merge_histograms": Plan((1_000,), rows=6 * OPERATORS),
     "jobs/purge_changed_hours": Plan((100, timedelta(minutes=15)), rows=2_300),
     "jobs/purge_events": Plan((1_000,), rows=2_500),
@@ -161,7 +169,7 @@ PLANS: Final[dict[str, Plan]] = {
     "read/list_hourly_of_ids": Plan((*PERIOD, FROM_START, "", "", SCOPES, [ID], 30), rows=30, days=2),
     "read/list_last_runs": Plan((), rows=12),
     "read/list_operators": Plan((*PERIOD, FROM_START, NO_ID, None, 30), rows=40, days=2),
-    "read/merge_latencies": Plan((*SIGNED, None, False), rows=(24 + 30 + 1) * OPERATORS, days=31),
+    "read/merge_latencies": Plan((*MERGED, None, False), rows=(24 + 4 + 30 + 1) * OPERATORS, days=38),
     "read/sum_ids": Plan(
         (HOURS, DAYS_BACK, "ACCOUNT", [ID], "totalMessages", True, 10, *NO_SUMS.values), rows=24 + 30, days=2
     ),
@@ -177,7 +185,7 @@ TENANTS: Final[dict[str, tuple[Scope, Plan]]] = {
     "read/sum_ids": ("ACCOUNT", PLANS["read/sum_ids"]),
     "read/sum_spans": ("ACCOUNT", PLANS["read/sum_spans"]),
     "read/list_operators": ("OPERATOR", Plan((*PERIOD, FROM_START, NO_ID, [ID], 30), rows=60, days=2)),
-    "read/merge_latencies": ("OPERATOR", Plan((*SIGNED, [ID], False), rows=24 + 30 + 1, days=31)),
+    "read/merge_latencies": ("OPERATOR", Plan((*MERGED, [ID], False), rows=24 + 4 + 30 + 1, days=38)),
 }
 FEW: Final = {  # statements that touch no table that grows, and why they may do as they like
     "access/add_key": "writes one row",
@@ -209,7 +217,7 @@ FEW: Final = {  # statements that touch no table that grows, and why they may do
 }
 WHOLE: Final = {"audit/list_counted_letters"}  # reads the whole of a table, and has to
 LARGE: Final = re.compile(
-    r"(metrics_hourly|metrics_daily|operator_performance|account_usage_daily|latency_histograms|latency_days"
+    r"(metrics_hourly|metrics_daily|operator_performance|account_usage_daily|latency_histograms|latency_days|latency_weeks"
     r"|processed_events|second_counts|dead_letters|job_runs|api_keys|changed_hours)(_y\d{4}m\d\d)?"
 )
 

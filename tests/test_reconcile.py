@@ -207,8 +207,14 @@ def test_differences_are_shown_up_to_a_limit_and_counted_beyond_it(
     run(scenario())
 
 
-def test_days_of_histograms_are_held_against_their_hours_bucket_by_bucket(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("table", "bucket", "number"), [("latency_days", "day_bucket", 8), ("latency_weeks", "week_bucket", 9)]
+)
+def test_merged_histograms_are_held_against_their_parts_bucket_by_bucket(
+    settings: Settings, table: str, bucket: str, number: int
+) -> None:
     url = address(settings)
+    at_key = f"WHERE ({bucket}, operator_id) = ($1, $2)"
 
     async def scenario() -> None:
         await count_traffic(settings, 14)
@@ -220,21 +226,18 @@ def test_days_of_histograms_are_held_against_their_hours_bucket_by_bucket(settin
                 "buckets[1] = buckets[1] + 1": "buckets",
             }
             for change, column in spoilt.items():
-                row = await conn.fetchrow("SELECT * FROM anlyt.latency_days ORDER BY day_bucket, operator_id LIMIT 1")
+                row = await conn.fetchrow(f"SELECT * FROM anlyt.{table} ORDER BY {bucket}, operator_id LIMIT 1")  # noqa: S608 - above
                 assert row is not None
-                key = (row["day_bucket"], row["operator_id"])
-                await conn.execute(
-                    f"UPDATE anlyt.latency_days SET {change} WHERE (day_bucket, operator_id) = ($1, $2)",  # noqa: S608 - above
-                    *key,
-                )
+                key = (row[bucket], row["operator_id"])
+                await conn.execute(f"UPDATE anlyt.{table} SET {change} {at_key}", *key)  # noqa: S608 - above
                 found = await broken(url)
-                await conn.execute("DELETE FROM anlyt.latency_days WHERE (day_bucket, operator_id) = ($1, $2)", *key)
+                await conn.execute(f"DELETE FROM anlyt.{table} {at_key}", *key)  # noqa: S608 - above
                 missing = await broken(url)
-                await conn.execute("INSERT INTO anlyt.latency_days VALUES ($1, $2, $3, $4)", *row.values())
+                await conn.execute(f"INSERT INTO anlyt.{table} VALUES ($1, $2, $3, $4)", *row.values())  # noqa: S608 - above
 
-                assert found.keys() == missing.keys() == {8}
-                assert column in {cell.column_name for cell in found[8].differences}
-                assert {(cell.bucket, cell.scope_id) for cell in missing[8].differences} == {(key[0], str(key[1]))}
+                assert number in found.keys() & missing.keys()
+                assert column in {cell.column_name for cell in found[number].differences}
+                assert {(cell.bucket, cell.scope_id) for cell in missing[number].differences} == {(key[0], str(key[1]))}
         assert await broken(url) == {}
 
     run(scenario(), 120)
@@ -352,7 +355,7 @@ def test_the_command_says_ok_for_each_identity_or_shows_the_cells_and_exits_with
     assert "identities 2, 3" in said.err
     assert cli.run(cli.app, ["reconcile", "--json"]) == 5
     document = json.loads(capsys.readouterr().out)
-    expected = {1: 0, 2: 1, 3: 1, 4: 0, 5: 0, 6: 0, 8: 0}
+    expected = {1: 0, 2: 1, 3: 1, 4: 0, 5: 0, 6: 0, 8: 0, 9: 0}
     assert {entry["identity"]: entry["differences"] for entry in document} == expected
     [row] = document[2]["rows"]
     assert (row["column_name"], row["found"], row["expected"]) == ("total_cost", "0.000001", "0")

@@ -272,6 +272,31 @@ def test_days_leave_when_all_of_them_is_older_than_a_year(database_url: str) -> 
     run(scenario())
 
 
+def test_histograms_leave_with_their_days_and_weeks_with_the_first_of_theirs(database_url: str) -> None:
+    async def scenario() -> None:
+        async with session(database_url, application="test") as conn:
+            await add_days(conn, [0])
+            await conn.execute(
+                "INSERT INTO anlyt.latency_days"
+                " SELECT $1::TIMESTAMPTZ - n * INTERVAL '1 day', gen_random_uuid(), '{1}', '{1}'"
+                " FROM generate_series(350, 380) AS n",
+                TODAY,
+            )
+            await conn.execute(
+                "INSERT INTO anlyt.latency_weeks SELECT DISTINCT date_trunc('week', day_bucket, 'UTC'),"
+                " gen_random_uuid(), '{1}'::SMALLINT[], '{7}'::BIGINT[] FROM anlyt.latency_days"
+            )
+            await retain(database_url)
+            days = await conn.fetch("SELECT DISTINCT day_bucket FROM anlyt.latency_days ORDER BY 1")
+            weeks = await conn.fetch("SELECT DISTINCT week_bucket FROM anlyt.latency_weeks ORDER BY 1")
+
+            kept = [TODAY - n * DAY for n in range(365, 349, -1)]
+            assert [row[0] for row in days] == kept
+            assert [row[0] for row in weeks] == [day for day in kept if day.isoweekday() == 1]
+
+    run(scenario())
+
+
 def test_days_are_deleted_in_bounded_transactions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PURGE_ROWS_MAX", 100)
     reached: list[str] = []
@@ -286,7 +311,7 @@ def test_days_are_deleted_in_bounded_transactions(database_url: str, monkeypatch
             counts = await jobs.run_job(database_url, "retention", Counting())
 
             assert counts["days_deleted"] == 700
-            assert reached.count("job-retention-rows-deleted") == 2 * 4 + 1  # no day of histograms
+            assert reached.count("job-retention-rows-deleted") == 2 * 4 + 2  # no day and no week of histograms
 
     run(scenario())
 

@@ -57,6 +57,7 @@ async def fill(conn: asyncpg.Connection[Any]) -> None:
         await conn.execute("INSERT INTO anlyt.operator_performance VALUES ($1, $2, 7)", HOUR, scope_id)
         await conn.execute("INSERT INTO anlyt.latency_histograms VALUES ($1, $2, 0, '{5}', '{7}')", HOUR, scope_id)
         await conn.execute("INSERT INTO anlyt.latency_days VALUES ($1, $2, '{5}', '{7}')", DAY, scope_id)
+        await conn.execute("INSERT INTO anlyt.latency_weeks VALUES ($1, $2, '{5}', '{7}')", DAY, scope_id)
     for scope_id in ACCOUNTS:
         await conn.execute("INSERT INTO anlyt.account_usage_daily VALUES ($1, $2, 7)", DAY, scope_id)
 
@@ -68,6 +69,7 @@ SEEN = {
     "account_usage_daily": "SELECT account_id::TEXT FROM anlyt.account_usage_daily",
     "latency_histograms": "SELECT operator_id::TEXT FROM anlyt.latency_histograms",
     "latency_days": "SELECT operator_id::TEXT FROM anlyt.latency_days",
+    "latency_weeks": "SELECT operator_id::TEXT FROM anlyt.latency_weeks",
 }
 
 
@@ -92,6 +94,7 @@ def test_whole_tables_hold_only_the_rows_of_the_grant_that_reads_them(database_u
                 "account_usage_daily": set(ACCOUNTS),
                 "latency_histograms": set(OPERATORS),
                 "latency_days": set(OPERATORS),
+                "latency_weeks": set(OPERATORS),
             }
             assert await seen(conn, TENANT) == {
                 "metrics_hourly": {ACCOUNTS[0]},
@@ -100,6 +103,7 @@ def test_whole_tables_hold_only_the_rows_of_the_grant_that_reads_them(database_u
                 "account_usage_daily": {ACCOUNTS[0]},
                 "latency_histograms": set(),
                 "latency_days": set(),
+                "latency_weeks": set(),
             }
             assert await seen(conn, OPERATOR) == {
                 "metrics_hourly": {OPERATORS[0]},
@@ -108,6 +112,7 @@ def test_whole_tables_hold_only_the_rows_of_the_grant_that_reads_them(database_u
                 "account_usage_daily": set(),
                 "latency_histograms": {OPERATORS[0]},
                 "latency_days": {OPERATORS[0]},
+                "latency_weeks": {OPERATORS[0]},
             }
 
     run(story())
@@ -139,7 +144,7 @@ STATEMENTS = {
     "sum_ids": ([HOUR], [], "ACCOUNT", None, "totalMessages", True, 1000, *NO_SUMS.values),
     "sum_spans": ([HOUR], [0], [1], [], [], [], "ACCOUNT", None, *NO_SUMS.values),
     "find_peaks": ([HOUR], [0], "ACCOUNT", None),
-    "merge_latencies": ([HOUR], [0], [1], [], [], OPERATORS, True),
+    "merge_latencies": ([HOUR], [0], [1], [DAY], [1], [DAY], [2], OPERATORS, True),
 }
 
 

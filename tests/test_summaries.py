@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from msgspec.structs import astuple
 
 from anlyt import jobs, summaries
 from anlyt.access import Grant, make_grant
@@ -19,7 +20,7 @@ from anlyt.clickhouse import ClickHouse
 from anlyt.cold import NO_SUMS
 from anlyt.crash import CrashPoints
 from anlyt.errors import RequestError
-from anlyt.periods import cut, find_buckets
+from anlyt.periods import by_weeks, cut, find_buckets
 from anlyt.postgres import connect, ensure_partitions, sql
 from anlyt.queries import read_summary
 from anlyt.rollup import latency_bucket, latency_value
@@ -317,19 +318,19 @@ def test_percentiles_are_those_of_all_samples_together(database_url: str) -> Non
 
 @pytest.mark.parametrize("question", ["none", "scopeId", "day", "hour", "month", "Asia/Tokyo day", "one operator"])
 def test_percentiles_over_days_are_those_of_all_their_samples(database_url: str, question: str) -> None:
-    """Whole days come from merged histograms, whatever the job has merged of them so far."""
+    """Whole weeks and days come from merged histograms, whatever the job has merged of them so far."""
     rng = random.Random(question)
     seen: defaultdict[tuple[datetime, str], list[int]] = defaultdict(list)
 
     async def more(conn: asyncpg.Connection[Any], first_segment: int) -> None:
         for segment in range(first_segment, first_segment + 60):
-            place = THIS_HOUR - rng.randrange(9 * 24) * HOUR, rng.choice(OPERATORS)
+            place = THIS_HOUR - rng.randrange(16 * 24) * HOUR, rng.choice(OPERATORS)
             latencies = [rng.randrange(2_000) for _ in range(rng.randrange(1, 9))]
             seen[place] += latencies
             await sample(conn, *place, latencies, segment)
 
     async def story() -> None:
-        async with database(database_url) as conn:
+        async with database(database_url, hours=24 * 17) as conn:
             await conn.execute("UPDATE anlyt.metrics_hourly SET latency_sample_count = 0")
             await more(conn, 1)
             await jobs.run_job(database_url, "percentiles", CrashPoints())
@@ -340,7 +341,7 @@ def test_percentiles_over_days_are_those_of_all_their_samples(database_url: str,
             asked = {"groupBy": kind} | ({"timezone": name[0]} if name else {})
             if question == "one operator":
                 asked = {"scopeId": OPERATORS[0]}
-            rows = (await ask(conn, scope="OPERATOR", from_="-9d", **asked))["data"]
+            rows = (await ask(conn, scope="OPERATOR", from_="-16d", **asked))["data"]
 
             assert sum(row["latencySampleCount"] for row in rows) > 100
             for row in rows:
@@ -486,11 +487,16 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
                 "INSERT INTO anlyt.latency_days SELECT day_bucket, scope_id::uuid, '{5,9}', '{24,48}'"
                 " FROM anlyt.metrics_daily WHERE scope = 'OPERATOR'"
             )
+            await conn.execute(
+                "INSERT INTO anlyt.latency_weeks SELECT DISTINCT date_trunc('week', day_bucket, 'UTC'), operator_id,"
+                " '{5,9}'::smallint[], '{168,336}'::bigint[] FROM anlyt.latency_days"
+            )
             await conn.execute("ANALYZE")
             span = cut(TODAY - 55 * DAY - 5 * HOUR, TODAY, "none")
             buckets = find_buckets(span, NOW)
-            signed = (buckets.hours, buckets.hour_spans, [1] * len(buckets.hours), buckets.days, buckets.day_spans)
-            places = (*signed, [False] * len(buckets.days))
+            hours = (buckets.hours, buckets.hour_spans, [1] * len(buckets.hours))
+            places = (*hours, buckets.days, buckets.day_spans, [False] * len(buckets.days))
+            merged = (*hours, *astuple(by_weeks(buckets.days, buckets.day_spans)))
             order, each = ("totalCost", True, 10), False
             account = make_grant("ACCOUNT", ACCOUNTS[:1], ["metrics:read"])
             operator = make_grant("OPERATOR", OPERATORS[:1], ["metrics:read"])
@@ -500,7 +506,7 @@ def test_sums_look_up_their_rows_and_read_no_table_whole(database_url: str) -> N
                 await plan(
                     conn, STAFF, "read/sum_ids", buckets.hours, buckets.days, "ACCOUNT", None, *order, *NO_SUMS.values
                 ),
-                await plan(conn, operator, "read/merge_latencies", *signed, OPERATORS[:1], each),
+                await plan(conn, operator, "read/merge_latencies", *merged, OPERATORS[:1], each),
             ]
 
             plans = [json.loads(text)[0]["Plan"] for text in texts]

@@ -83,6 +83,7 @@ async def _merge_histograms(conn: Connection[Record], means: Means, advance: Adv
             await conn.execute(sql("jobs/lock_operator_hours"), *hours)
             written = await conn.fetch(sql("jobs/write_percentiles"), *hours)
             await conn.execute(sql("jobs/merge_days"), *hours)
+            await conn.execute(sql("jobs/merge_weeks"), *hours)
             await store.add_changed_hours(conn, {int(row["hour_bucket"].timestamp()) for row in written})
             means.crash.reach("job-percentiles-written")
         means.crash.reach("job-percentiles-committed")
@@ -172,6 +173,7 @@ async def _delete_days(conn: Connection[Record], means: Means, until: datetime) 
 
         advance(0, await _size(conn, means, "jobs/count_old_days", until))
         await _delete(conn, sql("jobs/delete_metrics_daily"), until, committed=committed)
+        await _delete(conn, sql("jobs/delete_latency_weeks"), until, committed=committed)
         await _delete(conn, sql("jobs/delete_latency_days"), until, committed=committed)
         await _delete(conn, sql("jobs/delete_account_usage_daily"), until, committed=committed)
     return total

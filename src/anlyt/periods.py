@@ -26,7 +26,10 @@ GroupBy = Literal["none", "scopeId", "hour", "day", "month"]
 SPANS_MAX: Final = 1_000
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
+WEEK: Final = timedelta(weeks=1)
 HOURS_A_DAY: Final = 24
+DAYS_A_WEEK: Final = 7
+MONDAY: Final = 0
 HOT_HOURS: Final = timedelta(microseconds=HOT_RETENTION_US)  # how long hour rows are kept
 HOT_DAYS: Final = timedelta(days=365)  # and day rows
 
@@ -59,6 +62,15 @@ class SignedBuckets(Struct, frozen=True):
     days: list[datetime]
     day_spans: list[int]
     reduced: list[bool]
+
+
+class Weeks(Struct, frozen=True):
+    """Days of spans as whole weeks, from Monday on, and the days that are left."""
+
+    weeks: list[datetime]
+    week_spans: list[int]
+    days: list[datetime]
+    day_spans: list[int]
 
 
 def read_zone(name: str) -> tzinfo | None:
@@ -146,6 +158,24 @@ def by_whole_days(buckets: Buckets, whole_from: datetime) -> SignedBuckets:
     return found
 
 
+def by_weeks(days: Sequence[datetime], day_spans: Sequence[int]) -> Weeks:
+    """The same days as fewer rows: seven of one span from a Monday on are a week. No day is twice in a span."""
+    found = Weeks([], [], [], [])
+    places = sorted(zip(day_spans, days, strict=True))
+    first = 0
+    while first < len(places):
+        span, day = places[first]
+        if day.weekday() == MONDAY and places[first + DAYS_A_WEEK - 1 :][:1] == [(span, day + WEEK - DAY)]:
+            found.weeks.append(day)
+            found.week_spans.append(span)
+            first += DAYS_A_WEEK
+        else:
+            found.days.append(day)
+            found.day_spans.append(span)
+            first += 1
+    return found
+
+
 def split_buckets(buckets: Buckets, hours_from: datetime, days_from: datetime) -> tuple[Buckets, Buckets]:
     """The buckets before the borders, and from them on."""
     before, behind = Buckets([], [], [], []), Buckets([], [], [], [])
@@ -199,7 +229,7 @@ def _midnight(day: date, zone: tzinfo) -> datetime:
 
 
 def _check_offsets(start: datetime, end: datetime, zone: tzinfo) -> None:
-    for moment in (*_steps(start, end, 6 * HOUR), end):
+    for moment in (*_steps(start, end, DAY), end):  # no zone keeps an offset for less than a day
         offset = moment.astimezone(zone).utcoffset()
         assert offset is not None, "an aware instant has an offset"
         if offset % HOUR:

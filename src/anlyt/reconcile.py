@@ -50,6 +50,7 @@ IDENTITIES: Final = (
     Identity(5, "account_usage_daily = ACCOUNT in metrics_daily", "reconcile/compare_accounts", "days"),
     Identity(6, "latency_sample_count = samples in the histograms", "reconcile/compare_samples", "hours"),
     Identity(8, "latency_days = merged histograms of the day's hours", "reconcile/compare_latency_days", "both"),
+    Identity(9, "latency_weeks = merged histograms of the week's days", "reconcile/compare_latency_weeks", "days"),
 )
 
 ARCHIVED: Final = Identity(7, "archive = PostgreSQL, on every day that is as it was copied", "", "beginning")

@@ -196,6 +196,15 @@ class LatencyDays(Struct, frozen=True):
     sample_counts: tuple[int, ...]
 
 
+class LatencyWeeks(Struct, frozen=True):
+    """The same by the week, from Monday on: its days added up, so that a quarter of a year takes some 25 rows."""
+
+    week_bucket: datetime
+    operator_id: str
+    buckets: tuple[int, ...]
+    sample_counts: tuple[int, ...]
+
+
 class ChangedHours(Struct, frozen=True):
     """Hours whose rows a transaction changed, kept for half an hour.
 

@@ -36,6 +36,7 @@ GUARDED_TABLES: Final = (  # those with rows of tenants, each with policies
     "account_usage_daily",
     "latency_histograms",
     "latency_days",
+    "latency_weeks",
 )
 STAFF: Final = make_grant("PLATFORM", (), ["metrics:read"])  # for what is read about the service, on nobody's behalf
 

@@ -15,11 +15,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import asdict, astuple, replace
+from msgspec.structs import astuple, replace
 
 from anlyt.access import PLATFORM_ID, Scope, see
 from anlyt.cold import DAYS, HOURS, NO_SUMS, ColdSums, Source, Wanted, joined, sum_buckets, sum_ids
-from anlyt.periods import HOT_HOURS, Buckets, GroupBy, Span, by_whole_days, find_buckets, split_buckets
+from anlyt.periods import HOT_HOURS, Buckets, GroupBy, Span, by_weeks, by_whole_days, find_buckets, split_buckets
 from anlyt.postgres import sql
 from anlyt.reports import Freshness, Meta, quotient, read_freshness
 from anlyt.rollup import latency_value
@@ -129,8 +129,7 @@ async def read_summary(
         whole_from = _whole_from(cold, fresh.as_of)
         if visible is not None:
             found, groups = await _find((conn, cold), query, _ids(visible), buckets, whole_from=whole_from)
-            sums = [_sums(query, place, parts, known) for place, parts in found.items()]
-            rows = [SummaryRow(**asdict(each)) for each in sums]
+            rows = [_sums(query, place, parts, known) for place, parts in found.items()]
         if query.compare and visible is not None:
             earlier = _earlier(query)
             named = _ids(visible) if query.group_by == "none" else [str(row.scope_id) for row in rows]
@@ -241,15 +240,16 @@ async def _read_histograms(
     conn: AnyConnection, signed: SignedBuckets, ids: list[str] | None, *, each: bool
 ) -> Mapping[Place, Histogram]:
     """The latency samples of operators by place."""
-    rows = (signed.hours, signed.hour_spans, signed.signs, signed.days, signed.day_spans)
-    records = await conn.fetch(sql("read/merge_latencies"), *rows, ids, each)
+    hours = (signed.hours, signed.hour_spans, signed.signs)
+    days = by_weeks(signed.days, signed.day_spans)
+    records = await conn.fetch(sql("read/merge_latencies"), *hours, *astuple(days), ids, each)
     return {(record["span"], record["scope_id"]): (record["buckets"], record["sample_counts"]) for record in records}
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def _sums(query: SummaryQuery, place: Place, parts: Parts, known: Known) -> Sums:
+def _sums(query: SummaryQuery, place: Place, parts: Parts, known: Known) -> SummaryRow:
     number, scope_id = place
     record, histogram = parts
     fresh, max_message_age = known
@@ -261,7 +261,7 @@ def _sums(query: SummaryQuery, place: Place, parts: Parts, known: Known) -> Sums
     counts = {column: int(record[column]) if record is not None else 0 for column in _COUNTS}
     samples = counts["latency_sample_count"]
     p50, p90, p95, p99 = percentiles(histogram, PERCENTS, samples=samples)
-    return Sums(
+    return SummaryRow(
         scope=query.scope,
         scope_id=scope_id,
         start=span.start,
@@ -276,6 +276,7 @@ def _sums(query: SummaryQuery, place: Place, parts: Parts, known: Known) -> Sums
         latency_p95_ms=p95,
         latency_p99_ms=p99,
         final=fresh.is_final(span.end, max_message_age),
+        previous=UNSET,
     )
 
 

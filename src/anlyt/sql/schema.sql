@@ -144,6 +144,15 @@ CREATE TABLE anlyt.latency_days (
     PRIMARY KEY (day_bucket, operator_id)
 );
 
+-- The same by the week, from Monday on: its days added up, so that a quarter of a year takes some 25 rows.
+CREATE TABLE anlyt.latency_weeks (
+    week_bucket TIMESTAMPTZ NOT NULL,
+    operator_id UUID NOT NULL,
+    buckets SMALLINT[] NOT NULL,
+    sample_counts BIGINT[] NOT NULL,
+    PRIMARY KEY (week_bucket, operator_id)
+);
+
 -- Hours whose rows a transaction changed, kept for half an hour. They tell live readers where to look; the rows
 -- themselves tell by their xmin whether they are among the changed ones.
 CREATE TABLE anlyt.changed_hours (
@@ -328,7 +337,7 @@ GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_perfor
     TO anlyt_reader;
 GRANT USAGE ON SCHEMA anlyt TO anlyt_staff, anlyt_tenant;
 GRANT SELECT ON anlyt.metrics_hourly, anlyt.metrics_daily, anlyt.operator_performance, anlyt.account_usage_daily,
-    anlyt.latency_histograms, anlyt.latency_days TO anlyt_staff, anlyt_tenant;
+    anlyt.latency_histograms, anlyt.latency_days, anlyt.latency_weeks TO anlyt_staff, anlyt_tenant;
 GRANT SELECT (stream, complete_through) ON anlyt.stream_positions TO anlyt_tenant;
 GRANT SELECT ON anlyt.archive_borders TO anlyt_staff, anlyt_tenant;
 GRANT SELECT ON anlyt.stream_positions, anlyt.ingest_totals, anlyt.backfills, anlyt.job_runs TO anlyt_staff;
@@ -340,6 +349,7 @@ ALTER TABLE anlyt.operator_performance ENABLE ROW LEVEL SECURITY;
 ALTER TABLE anlyt.account_usage_daily ENABLE ROW LEVEL SECURITY;
 ALTER TABLE anlyt.latency_histograms ENABLE ROW LEVEL SECURITY;
 ALTER TABLE anlyt.latency_days ENABLE ROW LEVEL SECURITY;
+ALTER TABLE anlyt.latency_weeks ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY everything ON anlyt.metrics_hourly FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.metrics_daily FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
@@ -347,6 +357,7 @@ CREATE POLICY everything ON anlyt.operator_performance FOR SELECT TO anlyt_reade
 CREATE POLICY everything ON anlyt.account_usage_daily FOR SELECT TO anlyt_reader, anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.latency_histograms FOR SELECT TO anlyt_staff USING (TRUE);
 CREATE POLICY everything ON anlyt.latency_days FOR SELECT TO anlyt_staff USING (TRUE);
+CREATE POLICY everything ON anlyt.latency_weeks FOR SELECT TO anlyt_staff USING (TRUE);
 
 -- A tenant's scope and ids are settings of its transaction (read/see_as); without them nothing is visible. They
 -- stand in sub-selects, so that they are read once a statement and not once a row.
@@ -371,6 +382,10 @@ CREATE POLICY own ON anlyt.latency_histograms FOR SELECT TO anlyt_tenant USING (
     AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
 );
 CREATE POLICY own ON anlyt.latency_days FOR SELECT TO anlyt_tenant USING (
+    (SELECT current_setting('anlyt.scope', TRUE)) = 'OPERATOR'
+    AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
+);
+CREATE POLICY own ON anlyt.latency_weeks FOR SELECT TO anlyt_tenant USING (
     (SELECT current_setting('anlyt.scope', TRUE)) = 'OPERATOR'
     AND operator_id = ANY ((SELECT string_to_array(current_setting('anlyt.ids', TRUE), ','))::UUID[])
 );

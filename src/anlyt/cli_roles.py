@@ -194,6 +194,7 @@ def api(ctx: typer.Context) -> None:
                     feed=feed,
                 )
                 tasks.create_task(feed.run(stop), name="live feed")
+                gc.freeze()  # nobody waits while what is there for good is searched for garbage: 20 ms and more
                 await listener.serve(served, host=settings.http_host, port=settings.http_port, stop=stop)
                 stop.set()
         finally:

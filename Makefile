@@ -49,7 +49,7 @@ gen: setup ## write what is generated from sql/schema.sql, the settings, the rou
 bench: setup ## measure everything, print tables, write JSON
 	$(BIN)/python bench/run.py
 
-bench-quick: setup ## the same, small, in a minute or two, to see that it works
+bench-quick: setup ## less of it, and small, in a minute, to see that it works
 	$(BIN)/python bench/run.py --quick --json bench/results/quick.json
 
 fuzz: setup ## a coverage-guided fuzzer on the decoder, for FUZZ_SECONDS (600)

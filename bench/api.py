@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from anlyt import jetstream, keys, up
 from anlyt.access import make_grant
 from anlyt.embedded import EmbeddedNats, EmbeddedPostgres
-from anlyt.postgres import ensure_partitions, session
+from anlyt.postgres import ensure_partitions, session, sql
 from anlyt.settings import Settings, load
 from flood import ACCOUNTS, OPERATORS, event
 
@@ -143,6 +143,8 @@ async def fill(conn: Connection, days: int) -> None:
         await conn.execute(statement)
     await conn.execute(_HISTOGRAMS, LATENCY_BUCKETS)
     await conn.execute(_HISTOGRAM_DAYS)
+    rows = await conn.fetch("SELECT day_bucket, operator_id FROM anlyt.latency_days")
+    await conn.execute(sql("jobs/merge_weeks"), *map(list, zip(*rows, strict=True)))
     await conn.execute("VACUUM ANALYZE")
 
 
@@ -263,13 +265,21 @@ def rank(sorted_values: list[float], percent: float) -> float:
     return sorted_values[max(0, -int(-len(sorted_values) * percent // 100) - 1)]
 
 
-async def ask_again(where: World, route: Route, clients: int, requests: int) -> list[float]:
-    """Milliseconds of `requests` answers to so many clients at once, sorted; the first of each does not count."""
+class Length(NamedTuple):
+    """How long a route is asked: so many answers to all clients together, and so many seconds, at least."""
+
+    answers: int
+    seconds: float
+
+
+async def ask_again(where: World, route: Route, clients: int, least: Length) -> list[float]:
+    """Milliseconds of answers to so many clients at once, sorted; the first of each does not count."""
+    end = time.perf_counter() + least.seconds
 
     async def one(number: int) -> list[float]:
         client = await Client.connect(where, where.keys[route.key][number])
         took: list[float] = []
-        for _ in range(1 + requests // clients):
+        while len(took) <= least.answers // clients or time.perf_counter() < end:
             begun = time.perf_counter()
             await client.ask(route.path)
             took.append((time.perf_counter() - begun) * 1_000)
@@ -280,13 +290,13 @@ async def ask_again(where: World, route: Route, clients: int, requests: int) -> 
     return sorted(took for part in parts for took in part)
 
 
-async def measure_routes(where: World, requests: int) -> dict[str, dict[str, float]]:
+async def measure_routes(where: World, least: Length) -> dict[str, dict[str, float]]:
     """p50, p99 and the CPU time of API and PostgreSQL a request, of every route, for one client and for many."""
     tables: dict[str, dict[str, float]] = {"aim p99 ms": {name: route.aim_ms for name, route in routes().items()}}
     for name, route in routes().items():
         for clients in CLIENTS:
             before = sum(map(cpu_s, where.pids))
-            took = await ask_again(where, route, clients, requests)
+            took = await ask_again(where, route, clients, least)
             spent_ms = (sum(map(cpu_s, where.pids)) - before) * 1_000 / (len(took) + clients)
             for title, value in (("p50 ms", rank(took, 50)), ("p99 ms", rank(took, 99)), ("CPU ms", spent_ms)):
                 tables.setdefault(f"{clients}: {title}", {})[name] = value
@@ -425,13 +435,13 @@ async def measure_readable(where: World, seconds: float, rate: int) -> dict[str,
     }
 
 
-async def measure_beside(where: World, requests: int) -> dict[str, dict[str, float]]:
+async def measure_beside(where: World, least: Length) -> dict[str, dict[str, float]]:
     """p50 and p99 of every route for many clients while events are counted."""
     tables: dict[str, dict[str, float]] = {}
     clients = max(CLIENTS)
     async with flood(where, READING_RATE):
         for name, route in routes().items():
-            took = await ask_again(where, route, clients, requests)
+            took = await ask_again(where, route, clients, least)
             for title, percent in (("p50 ms", 50), ("p99 ms", 99)):
                 tables.setdefault(f"{clients} + ingest: {title}", {})[name] = rank(took, percent)
     return tables
@@ -439,11 +449,11 @@ async def measure_beside(where: World, requests: int) -> dict[str, dict[str, flo
 
 async def measure(directory: Path, *, quick: bool = False) -> dict[str, dict[str, float]]:
     """Tables of everything, on fresh servers under `directory`: by clients, by format, and how soon events are read."""
-    days, requests, seconds = (QUICK_DAYS, 16, 3) if quick else (DAYS, 200, 15)
+    days, least, seconds = (QUICK_DAYS, Length(16, 0), 3) if quick else (DAYS, Length(200, 2), 15)
     async with world(directory, days) as where:
-        tables = await measure_routes(where, requests)
+        tables = await measure_routes(where, least)
         if not quick:
             tables |= await measure_exports(where)
         for rate in RATES[:1] if quick else RATES:
             tables[f"readable, {rate // 1000},000/s"] = await measure_readable(where, seconds, rate)
-        return tables | await measure_beside(where, requests)
+        return tables | await measure_beside(where, least)

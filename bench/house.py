@@ -57,6 +57,9 @@ FILL_REST: Final = (
     """INSERT INTO anlyt.latency_days
     SELECT date_trunc('day', hour_bucket, 'UTC'), operator_id, '{100}', ARRAY[sum(latency_sample_count)]
     FROM anlyt.operator_performance GROUP BY 1, 2""",
+    """INSERT INTO anlyt.latency_weeks
+    SELECT date_trunc('week', hour_bucket, 'UTC'), operator_id, '{100}', ARRAY[sum(latency_sample_count)]
+    FROM anlyt.operator_performance GROUP BY 1, 2""",
     """INSERT INTO anlyt.account_usage_daily (day_bucket, account_id, messages_sent, messages_delivered,
         messages_failed, total_cost, total_segments)
     SELECT day_bucket, scope_id::UUID, total_messages, delivered_messages, failed_messages, total_cost, total_messages
@@ -224,7 +227,7 @@ async def _measure_percentiles(url: str, conn: Connection[Any], *, quick: bool) 
 
 async def _churn_ids(url: str, conn: Connection[Any], statement: str, *, quick: bool) -> dict[str, float]:
     """Hours of ids come and hours older than 48 go; the clock is how far the stream has been counted."""
-    cycles, ids = (4 * WINDOW_CYCLES, 500) if quick else (8 * WINDOW_CYCLES, 10_000)
+    cycles, ids = (2 * WINDOW_CYCLES, 500) if quick else (8 * WINDOW_CYCLES, 10_000)
     begun = datetime.now(UTC) - cycles * timedelta(hours=1)
     full = {}
     for n in range(cycles):

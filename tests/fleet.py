@@ -96,7 +96,7 @@ class WorkerProcess:
         """Send it a signal, if it still runs."""
         self._process.send_signal(number)
 
-    async def exited(self, limit_s: float = 60) -> int:
+    async def exited(self, limit_s: float = 45) -> int:
         """Its exit code, once it has ended."""
         await wait_until(lambda: self.poll() is not None, limit_s, what=f"the worker ends; it said:\n{self.said}")
         code = self.poll()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anlyt.settings import Settings
 
 BODY_EVENTS = 1_000
-BODIES = 30  # more than it takes
+BODIES = 60  # more than it takes, in whatever batches they come: one below the limit, and a whole one on top of it
 NOW = datetime.now(UTC).replace(microsecond=0)
 BAD = json.dumps([0] * BODY_EVENTS).encode()
 MESSAGE = Message("x", None, b"", 4711, 0)

@@ -173,26 +173,25 @@ def submitted(time: datetime, *, event_id: str | None = None, **data: Any) -> by
 
 
 def dear_bodies(rng: random.Random, now: datetime) -> list[bytes]:
-    """Charges whose sums have more digits than a float holds."""
+    """Charges in batches of ten, each of which adds up to more digits than a float holds."""
     account, at = str(uuid.UUID(int=rng.getrandbits(128), version=4)), now - timedelta(hours=2)
-    return [
-        json.dumps(
-            {
-                "specversion": "1.0",
-                "id": f"dear-{n}-{rng.getrandbits(32)}",
-                "source": "/billing",
-                "type": "message.charged",
-                "time": at.isoformat(),
-                "data": {
-                    "messageId": "m",
-                    "accountId": account,
-                    "submittedAt": at.isoformat(),
-                    "cost": f"{rng.randrange(10**9 - 10**6, 10**9)}.{rng.randrange(10**6):06d}",
-                },
-            }
-        ).encode()
+    charges = [
+        {
+            "specversion": "1.0",
+            "id": f"dear-{n}-{rng.getrandbits(32)}",
+            "source": "/billing",
+            "type": "message.charged",
+            "time": at.isoformat(),
+            "data": {
+                "messageId": "m",
+                "accountId": account,
+                "submittedAt": at.isoformat(),
+                "cost": f"{rng.randrange(10**9 - 10**6, 10**9)}.{rng.randrange(10**6):06d}",
+            },
+        }
         for n in range(40)
     ]
+    return [json.dumps(charges[start : start + 10]).encode() for start in range(0, len(charges), 10)]
 
 
 async def publish(nc: Client, settings: Settings, copies: Sequence[Copy]) -> list[bytes]:
